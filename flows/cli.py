@@ -1,0 +1,182 @@
+"""The `lorapar` command.
+
+Bad input ends with one line on stderr and exit code 2, a stage that fails with exit code 1. What a
+program may read (`--json`, tables) goes to stdout, what a person follows goes to stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from artifacts import Store, StoreError
+from flows.places import RECIPES
+from lorapar_core.config import Recipe
+from lorapar_core.errors import ConfigError, DataError, LoraparError, ModelError
+from lorapar_core.recipe import load_recipe, parse_assignments
+
+Command = Callable[[argparse.Namespace], int]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    command: Command = options.command
+    try:
+        return command(options)
+    except (LoraparError, StoreError) as error:
+        print(f"lorapar: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError | DataError | ModelError | StoreError) else 1
+    except KeyboardInterrupt:
+        print("lorapar: stopped; what is finished is kept", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output went away (`lorapar … | head`)
+        sys.stderr.close()
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lorapar", description="LoRA-PAR fine-tuning as a cached pipeline."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, command, summary in (
+        ("run", _run, "carry out a recipe in this process, without Prefect"),
+        ("plan", _plan, "show what is cached, what would run, and the votes to buy"),
+    ):
+        sub = commands.add_parser(name, help=summary, description=summary)
+        sub.add_argument("recipe", help="a shipped recipe's name, or a .yaml file")
+        sub.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="SECTION.FIELD=VALUE",
+            help="change one field of the recipe; may be given again",
+        )
+        sub.add_argument("--store", help="where artifacts are kept (default: $LORAPAR_STORE)")
+        sub.add_argument("--json", action="store_true", help="end with one JSON object")
+        sub.set_defaults(command=command)
+    _add_recipes(commands)
+    _add_service(commands)
+    _add_artifacts(commands)
+    return parser
+
+
+def _add_recipes(commands: Any) -> None:
+    sub = commands.add_parser("recipes", help="list the shipped recipes")
+    sub.set_defaults(command=_recipes)
+
+
+def _add_service(commands: Any) -> None:
+    for name, summary in (
+        ("up", "start a Prefect server and worker, with our deployments"),
+        ("down", "stop what `up` started"),
+        ("status", "show what runs"),
+    ):
+        sub = commands.add_parser(name, help=summary, description=summary)
+        sub.set_defaults(command=_service, action=name)
+        if name == "up":
+            sub.add_argument("--port", type=int, default=4200, help="the server's port")
+
+
+def _add_artifacts(commands: Any) -> None:
+    sub = commands.add_parser("artifacts", help="look at the store")
+    verbs = sub.add_subparsers(required=True, metavar="VERB")
+    for name, summary, arguments in (
+        ("ls", "list what was computed", ()),
+        ("show", "show one artifact or record", ("digest",)),
+        ("verify", "read every object and compare its digest", ()),
+        ("export", "write an artifact's files into a directory", ("digest", "directory")),
+    ):
+        verb = verbs.add_parser(name, help=summary, description=summary)
+        for argument in arguments:
+            verb.add_argument(argument)
+        verb.add_argument("--store", help="where artifacts are kept (default: $LORAPAR_STORE)")
+        verb.add_argument("--json", action="store_true", help="print JSON")
+        verb.set_defaults(command=_artifacts, verb=name)
+
+
+def _recipe(options: argparse.Namespace) -> Recipe:
+    overrides = parse_assignments(options.set)
+    return load_recipe(options.recipe, recipes=RECIPES, overrides=overrides)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from flows.healing import healing
+    from flows.local import LocalRunner, say_on_stderr
+    from flows.pipeline import check, pipeline
+    from flows.summary import accuracy_table, stage_table, summarize
+
+    recipe = _recipe(options)
+    check(recipe)
+    store = Store.open(options.store)
+    started = time.monotonic()
+    with LocalRunner(recipe, store=store, say=say_on_stderr) as runner:
+        result = healing(lambda: pipeline(recipe, runner))
+    summary = summarize(
+        result, recipe=recipe, store=store, seconds=time.monotonic() - started
+    )
+    store.write_run(f"{recipe.name}-{int(time.time())}", summary)
+    if options.json:
+        print(json.dumps(summary))
+        return 0
+    print(stage_table(summary), accuracy_table(summary), sep="\n\n")
+    print(f"\nreport   {summary['report']}\nadapter  {summary['adapter']}")
+    return 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from flows.plan import plan
+    from flows.summary import table
+
+    planned = plan(_recipe(options), store=Store.open(options.store, create=False))
+    if options.json:
+        print(json.dumps(planned))
+        return 0
+    rows = [(s["name"], s["state"], (s["key"] or "")[:12]) for s in planned["stages"]]
+    print(table(("stage", "state", "key"), rows))
+    cost = "unknown" if planned["cost_usd"] is None else f"${planned['cost_usd']:.2f}"
+    print(f"\nvotes to buy: {planned['votes']} (cost {cost}); local: {planned['local_votes']}")
+    for name in planned["absent"]:
+        print(f"absent on this machine: {name}; a run downloads it from the hub")
+    for name in planned["missing_keys"]:
+        print(f"not set: {name}; a run that asks its teacher needs it")
+    return 0
+
+
+def _recipes(_options: argparse.Namespace) -> int:
+    from flows.summary import table
+
+    recipes = [load_recipe(path.stem, recipes=RECIPES) for path in sorted(RECIPES.glob("*.yaml"))]
+    print(table(("recipe", "what it is"), [(r.name, r.description) for r in recipes]))
+    return 0
+
+
+def _service(options: argparse.Namespace) -> int:
+    from flows import service
+
+    if options.action == "up":
+        return service.up(port=options.port)
+    return service.down() if options.action == "down" else service.status()
+
+
+def _artifacts(options: argparse.Namespace) -> int:
+    from flows import inspect_store
+
+    store = Store.open(options.store, create=options.verb == "verify")
+    if options.verb == "ls":
+        return inspect_store.ls(store, as_json=options.json)
+    if options.verb == "show":
+        return inspect_store.show(store, options.digest)
+    if options.verb == "verify":
+        return inspect_store.verify(store, as_json=options.json)
+    return inspect_store.export(store, options.digest, Path(options.directory))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,246 @@
+"""The Prefect flow `lorapar`: the pipeline with one Prefect task an action.
+
+Prefect shows the cache and does not own it: tasks cache nothing and persist no result. A hit is
+returned as a state named *Cached*, and a future of that state gives the outcome.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+from prefect import flow, runtime, task
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.cache_policies import NO_CACHE
+from prefect.futures import PrefectFuture
+from prefect.logging import get_logger, get_run_logger
+from prefect.states import Completed, State
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from artifacts import Store
+from flows.healing import healing
+from flows.pipeline import Result, check, pipeline
+from flows.places import RECIPES
+from flows.sparse import given, sparse
+from flows.summary import accuracy_table, stage_table, summarize
+from lorapar_core.config import (
+    DataConfig,
+    EvaluationConfig,
+    GrpoConfig,
+    ImportanceConfig,
+    LoraConfig,
+    ModelConfig,
+    PartitionConfig,
+    Recipe,
+    RuntimeConfig,
+    SftConfig,
+    StageConfig,
+    TeacherConfig,
+    VotingConfig,
+)
+from lorapar_core.recipe import load_recipe
+from lorapar_core.stages import STAGES
+from tasks.action import Action, Outcome
+from tasks.children import Children
+from tasks.stage import look_up, perform
+
+TRAINING = {"sft", "grpo"}
+
+DataFields = sparse(DataConfig)
+VotingFields = sparse(VotingConfig)
+ModelFields = sparse(ModelConfig)
+LoraFields = sparse(LoraConfig)
+ImportanceFields = sparse(ImportanceConfig)
+PartitionFields = sparse(PartitionConfig)
+SftFields = sparse(SftConfig)
+GrpoFields = sparse(GrpoConfig)
+EvaluationFields = sparse(EvaluationConfig)
+RuntimeFields = sparse(RuntimeConfig)
+
+
+def _work(action: Action, store: Store, children: Children, recipe: Recipe) -> State[Outcome]:
+    """The body of every task: the action's outcome, as *Cached* or *Completed*."""
+    found = look_up(action, store)
+    if found is None:
+        listener = _Listener(action)
+        found = perform(
+            action, store=store, children=children, runtime=recipe.runtime, listen=listener
+        )
+        listener.close()
+    if found.action == "cached":
+        return Completed(name="Cached", message="found in the store", data=found)
+    return Completed(message=f"computed in {found.seconds:.1f} s", data=found)
+
+
+TASKS = {
+    stage: task(name=stage, cache_policy=NO_CACHE, persist_result=False)(_work)
+    for stage in STAGES
+}
+"""One task a stage, so that the UI groups and counts them by stage."""
+
+
+class PrefectRunner:
+    """Submits each action as a task of the running flow."""
+
+    downloads = True
+
+    def __init__(self, recipe: Recipe, *, store: Store, children: Children) -> None:
+        self.store = store
+        self._recipe = recipe
+        self._children = children
+
+    def submit(self, action: Action) -> PrefectFuture[Any]:
+        named = TASKS[action.stage].with_options(task_run_name=action.name)
+        return named.submit(action, self.store, self._children, self._recipe)
+
+
+class _Listener:
+    """Shows a stage in the UI: its logs, and for a training stage its progress and figures."""
+
+    every_s = 1.0
+
+    def __init__(self, action: Action) -> None:
+        self._action = action
+        self._log = get_run_logger()
+        self._trains = action.stage in TRAINING
+        self._progress: UUID | None = None
+        self._rows: list[dict[str, Any]] = []
+        self._last = 0.0
+        self._guard = threading.Lock()
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        if event["event"] == "log":
+            self._log.log(event["level"], "%s: %s", event["logger"], event["message"])
+        elif event["event"] == "progress":
+            self._step(event)
+
+    def _step(self, event: Mapping[str, Any]) -> None:
+        figures = {k: v for k, v in event.items() if k != "event"}
+        self._rows.append(figures)
+        now, done = time.monotonic(), event["step"] == event["total"]
+        if now - self._last < self.every_s and not done:
+            return
+        self._last = now
+        self._log.info("%s", "  ".join(f"{k} {_short(v)}" for k, v in figures.items()))
+        if self._trains:
+            self._show(100.0 * event["step"] / max(1, event["total"]))
+
+    def _show(self, percent: float) -> None:
+        with self._guard:
+            if self._progress is None:
+                key = _artifact_key(self._action.name, "progress")
+                made = create_progress_artifact(
+                    percent, key=key, description=f"{self._action.name}: optimizer steps"
+                )
+                self._progress = made if isinstance(made, UUID) else None
+            else:
+                update_progress_artifact(self._progress, progress=percent)
+
+    def close(self) -> None:
+        """Leave the training figures as a table."""
+        if self._trains and self._rows:
+            create_table_artifact(
+                self._rows,
+                key=_artifact_key(self._action.name, "metrics"),
+                description=f"{self._action.name}: figures of each optimizer step",
+            )
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _artifact_key(name: str, kind: str) -> str:
+    """Prefect's keys are lower-case letters, digits and dashes."""
+    return "-".join("".join(c if c.isalnum() else " " for c in f"{name} {kind}").lower().split())
+
+
+def _run_name() -> str:
+    """Model and theta, read before the flow starts; a wrong recipe gets its plain name."""
+    parameters = dict(runtime.flow_run.parameters or {})
+    try:
+        recipe = _recipe(parameters)
+    except Exception as error:
+        get_logger("lorapar").debug("no run name: %s", error)
+        return f"lorapar-{parameters.get('recipe', 'recipe')}"
+    model = recipe.model.base.rpartition("/")[2].removeprefix("gguf:")
+    return f"{recipe.name}-{model}-theta{recipe.partition.theta:g}"
+
+
+def _recipe(parameters: dict[str, Any]) -> Recipe:
+    sections = {name: value for name, value in parameters.items() if name != "recipe"}
+    return load_recipe(parameters["recipe"], recipes=RECIPES, overrides=given(sections))
+
+
+@flow(
+    name="lorapar",
+    flow_run_name=_run_name,
+    task_runner=ThreadPoolTaskRunner(max_workers=32),
+    persist_result=False,
+)
+def lorapar(
+    recipe: str = "demo",
+    data: DataFields | None = None,  # type: ignore[valid-type]
+    teachers: list[TeacherConfig] | None = None,
+    voting: VotingFields | None = None,  # type: ignore[valid-type]
+    model: ModelFields | None = None,  # type: ignore[valid-type]
+    lora: LoraFields | None = None,  # type: ignore[valid-type]
+    importance: ImportanceFields | None = None,  # type: ignore[valid-type]
+    partition: PartitionFields | None = None,  # type: ignore[valid-type]
+    stages: list[StageConfig] | None = None,
+    sft: SftFields | None = None,  # type: ignore[valid-type]
+    grpo: GrpoFields | None = None,  # type: ignore[valid-type]
+    evaluation: EvaluationFields | None = None,  # type: ignore[valid-type]
+    runtime: RuntimeFields | None = None,  # type: ignore[valid-type]
+) -> dict[str, Any]:
+    """Fine-tune with LoRA-PAR: vote, score, partition, SFT, GRPO, evaluate, report.
+
+    Args:
+        recipe: a shipped recipe's name, or a .yaml file on the worker. Every other parameter is
+            sparse: what you leave out has the recipe's value.
+        data: what is learned from, and what is tested on.
+        teachers: who votes; replaces the recipe's list whole.
+        voting: how votes become labels.
+        model: the model that is fine-tuned.
+        lora: the adapter.
+        importance: what the elements are scored on.
+        partition: theta, alpha and beta.
+        stages: training stages in order; replaces the recipe's list whole.
+        sft: supervised fine-tuning.
+        grpo: group-relative policy optimization.
+        evaluation: greedy generation on the test problems.
+        runtime: where and how it runs; changes no result.
+    """
+    sections = {name: value for name, value in locals().items() if name != "recipe"}
+    merged = load_recipe(recipe, recipes=RECIPES, overrides=given(sections))
+    check(merged)
+    store = Store.open()
+    started = time.monotonic()
+    with Children(merged.runtime) as children:
+        runner = PrefectRunner(merged, store=store, children=children)
+        result = healing(lambda: pipeline(merged, runner))
+    summary = _publish(result, merged, store, time.monotonic() - started)
+    return summary
+
+
+def _publish(result: Result, recipe: Recipe, store: Store, seconds: float) -> dict[str, Any]:
+    """Keep the run's summary in the store under the flow run's id, and show it in the UI."""
+    from prefect.runtime import flow_run
+
+    summary = summarize(result, recipe=recipe, store=store, seconds=seconds)
+    store.write_run(str(flow_run.id or f"{recipe.name}-{int(time.time())}"), summary)
+    tables = "\n\n".join(f"```\n{t}\n```" for t in (accuracy_table(summary), stage_table(summary)))
+    create_markdown_artifact(
+        f"{tables}\n\nReport on the worker: `{summary['report']}`",
+        key="lorapar-summary",
+        description=f"{recipe.name}: accuracy and stages",
+    )
+    logging.getLogger("lorapar").info("report: %s", summary["report"])
+    return summary

@@ -1,0 +1,338 @@
+"""The pipeline: which actions a recipe comes to, and how they feed each other.
+
+It names no engine. A runner takes an action and gives a promise of its outcome: the Prefect flow
+submits tasks (`flows.deployed`), `lorapar run` uses threads (`flows.local`), `lorapar plan` looks
+up and runs nothing (`flows.plan`). Imports neither Prefect nor torch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from artifacts import Ref, Store
+from lorapar_core.base import Base, fetch, locate
+from lorapar_core.config import Recipe, StageConfig, TeacherConfig
+from lorapar_core.data import sources
+from lorapar_core.errors import ConfigError, TooFewExamples
+from tasks.action import UNKNOWN, Action, Input, Outcome
+from tasks.evaluate import evaluate
+from tasks.initialize import initialize
+from tasks.model import Model, dequantize, model_of
+from tasks.partition import partition
+from tasks.prepare import Located, prepare
+from tasks.report import report
+from tasks.score import moments, score, shard_bounds
+from tasks.tally import tally
+from tasks.train import train
+from tasks.vote import vote
+
+TYPICAL_COUNT = 7473  # GSM8K's; only for a plan of data that nobody has counted yet
+
+
+class Promise(Protocol):
+    """An outcome that is, or will be, there."""
+
+    def result(self) -> Outcome: ...
+
+
+class Runner(Protocol):
+    """Carries out actions; several may be under way."""
+
+    @property
+    def store(self) -> Store: ...
+
+    @property
+    def downloads(self) -> bool:
+        """Whether models and data may be fetched (a plan doesn't)."""
+        ...
+
+    def submit(self, action: Action) -> Promise: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a run came to: every outcome, in the order of the pipeline."""
+
+    outcomes: tuple[Outcome, ...]
+    adapter: Input
+    report: Input
+    evaluations: Mapping[str, Outcome]
+    """Training stage name, or `base` -> its evaluation."""
+
+
+class _Run:
+    """Submits actions and keeps their outcomes in order."""
+
+    def __init__(self, runner: Runner) -> None:
+        self.runner = runner
+        self.outcomes: list[Outcome] = []
+
+    def __call__(self, *actions: Action) -> list[Outcome]:
+        """Outcomes of actions that don't need each other, computed side by side."""
+        promises = [self.runner.submit(action) for action in actions]
+        done = [promise.result() for promise in promises]
+        self.outcomes += done
+        return done
+
+    def one(self, action: Action) -> Outcome:
+        return self(action)[0]
+
+    def read(self, artifact: Input) -> Any:
+        """A JSON artifact's value; None while nobody has made it."""
+        return self.runner.store.read_json(artifact) if isinstance(artifact, Ref) else None
+
+
+def check(recipe: Recipe) -> None:
+    """Refuse what can be known to fail before any work, without the network.
+
+    Raises:
+        ModelError: a model path or package isn't there.
+        DataError: a data file isn't there.
+    """
+    for teacher in recipe.teachers:
+        if teacher.provider == "local" and teacher.model:
+            locate(teacher.model, teacher.revision)
+    locate(recipe.model.base, recipe.model.revision)
+    for text in (recipe.data.source, recipe.data.test_source):
+        if text:
+            sources.check(text)
+
+
+def missing_keys(recipe: Recipe, *, environment: Mapping[str, str]) -> dict[str, str]:
+    """Teacher -> the variable that should hold its key and doesn't."""
+    return {
+        teacher.name: teacher.api_key_env
+        for teacher in recipe.teachers
+        if teacher.api_key_env and not environment.get(teacher.api_key_env)
+    }
+
+
+def require_keys(recipe: Recipe, *, environment: Mapping[str, str]) -> None:
+    """Refuse to start without the keys that voting needs.
+
+    Raises:
+        ConfigError: a variable is not set.
+    """
+    for teacher, variable in missing_keys(recipe, environment=environment).items():
+        raise ConfigError(
+            f"teacher {teacher!r} takes its key from the environment variable {variable}, which "
+            "is not set; export it, or remove the teacher from the recipe"
+        )
+
+
+def pipeline(recipe: Recipe, runner: Runner) -> Result:
+    """Carry out a recipe.
+
+    Raises:
+        LoraparError: as the stages and `check` say; `TooFewExamples` after the tally if a system
+            has fewer examples than the importance needs.
+    """
+    check(recipe)
+    if runner.downloads:
+        require_keys(recipe, environment=os.environ)
+    run = _Run(runner)
+    model = _model(run, recipe.model.base, recipe.model.revision)
+    prepared = run.one(_prepare(recipe, runner, model))
+    train_count, _ = _counts(recipe, run.read(prepared["summary.json"]))
+    labels, initial = _label(run, recipe, model, prepared, train_count)
+    agreement = run.read(labels["agreement.json"])
+    if agreement:
+        _require_examples(recipe, agreement["counts"])
+    base = initial["base"] if recipe.lora.init != "gaussian" else model.base
+    masks = _partition(run, recipe, base, initial, prepared, labels)
+    return _train(run, recipe, model, base, initial, prepared, labels, masks)
+
+
+def _model(run: _Run, base: str, revision: str, *, label: str = "") -> Model:
+    located = locate(base, revision)
+    if run.runner.downloads:
+        located = fetch(located, model=base, revision=revision)
+    return model_of(located, _dequantized(run, located, label))
+
+
+def _dequantized(run: _Run, base: Base, label: str) -> Outcome | None:
+    if base.kind != "gguf":
+        return None
+    return run.one(dequantize(base, name=f"dequantize[{label}]" if label else "dequantize"))
+
+
+def _prepare(recipe: Recipe, runner: Runner, model: Model) -> Action:
+    downloads = runner.store.root / "downloads"
+    data = recipe.data
+    train = Located(
+        *sources.locate(
+            data.source,
+            split="train",
+            data=data,
+            download_dir=downloads,
+            online=runner.downloads,
+        )
+    )
+    test_text = data.test_source or (data.source if sources.has_test(data.source) else "")
+    test = None
+    if test_text:
+        found = sources.locate(
+            test_text, split="test", data=data, download_dir=downloads, online=runner.downloads
+        )
+        test = Located(*found)
+    return prepare(recipe, tokenizer=model.tokenizer, train=train, test=test)
+
+
+def _counts(recipe: Recipe, summary: Mapping[str, int] | None) -> tuple[int, int]:
+    """Training and test examples; what the recipe asks for where nobody has counted."""
+    if summary is None:
+        return recipe.data.examples or TYPICAL_COUNT, recipe.data.test_examples
+    return summary["train"], summary["test"]
+
+
+def _label(
+    run: _Run, recipe: Recipe, model: Model, prepared: Outcome, count: int
+) -> tuple[Outcome, Outcome]:
+    """The tally, and the initial adapter, which needs no label and is made meanwhile."""
+    voters = [_voter(run, recipe, teacher, model) for teacher in recipe.teachers]
+    target = recipe.voting.target or model.name.removeprefix("gguf:").partition("@")[0]
+    bounds = shard_bounds(count, recipe.voting.shard_size)
+    ballots = [
+        vote(
+            recipe,
+            teacher,
+            examples=prepared["examples.parquet"],
+            model=voter,
+            target=target,
+            start=start,
+            stop=stop,
+        )
+        for teacher, voter in zip(recipe.teachers, voters, strict=True)
+        for start, stop in bounds
+    ]
+    *votes, initial = run(*ballots, initialize(recipe, model=model))
+    by_teacher = {
+        teacher.name: votes[k * len(bounds) : (k + 1) * len(bounds)]
+        for k, teacher in enumerate(recipe.teachers)
+    }
+    return run.one(tally(recipe, votes=by_teacher)), initial
+
+
+def _voter(run: _Run, recipe: Recipe, teacher: TeacherConfig, model: Model) -> Model | None:
+    """A local teacher's model: the base itself, or its own."""
+    if teacher.provider != "local":
+        return None
+    if not teacher.model or teacher.model == recipe.model.base:
+        return model
+    return _model(run, teacher.model, teacher.revision, label=teacher.name)
+
+
+def _require_examples(recipe: Recipe, counts: Mapping[str, int]) -> None:
+    """Stop where a system has too few examples to be scored on.
+
+    Raises:
+        TooFewExamples: with the counts, and what to change.
+    """
+    wanted = recipe.importance.examples
+    short = [system for system in ("1", "2") if counts[system] < wanted]
+    if short:
+        raise TooFewExamples(
+            f"System {' and '.join(short)} has too few examples: the labels are "
+            f"{counts['1']} System 1, {counts['2']} System 2, {counts['dropped']} dropped, and "
+            f"importance.examples asks for {wanted} of each; take more data (data.examples), lower "
+            "importance.examples, or change the teachers or their calibration"
+        )
+
+
+def _partition(
+    run: _Run, recipe: Recipe, base: Input, initial: Outcome, prepared: Outcome, labels: Outcome
+) -> Outcome:
+    """Both systems are scored side by side, shard by shard."""
+    bounds = shard_bounds(recipe.importance.examples, recipe.importance.shard_size)
+    actions = [
+        moments(
+            recipe,
+            system=system,
+            bounds=shard,
+            base=base,
+            adapter=initial["adapter"],
+            tokens=prepared["tokens.parquet"],
+            labels=labels["labels.parquet"],
+        )
+        for system in (1, 2)
+        for shard in bounds
+    ]
+    shards = run(*actions)
+    split = {1: shards[: len(bounds)], 2: shards[len(bounds) :]}
+    scores = run(
+        *(score(system=s, adapter=initial["adapter"], shards=split[s]) for s in (1, 2))
+    )
+    return run.one(partition(recipe, scores={1: scores[0], 2: scores[1]}))
+
+
+def stage_names(stages: list[StageConfig]) -> list[str]:
+    """`sft`, `grpo`; a kind that comes again is counted: `sft[2]`."""
+    kinds = [stage.kind for stage in stages]
+    return [
+        kind if (nth := kinds[: k + 1].count(kind)) == 1 else f"{kind}[{nth}]"
+        for k, kind in enumerate(kinds)
+    ]
+
+
+def _train(
+    run: _Run,
+    recipe: Recipe,
+    model: Model,
+    base: Input,
+    initial: Outcome,
+    prepared: Outcome,
+    labels: Outcome,
+    masks: Outcome,
+) -> Result:
+    evaluations: dict[str, Outcome] = {}
+    roles: dict[str, Input] = {
+        "summary": prepared["summary.json"],
+        "agreement": labels["agreement.json"],
+        "regions": masks["regions.json"],
+    }
+
+    def test(after: str, kind: str, weights: Input, adapter: Input | None) -> None:
+        evaluations[after] = run.one(
+            evaluate(
+                recipe,
+                after=after,
+                kind=kind,
+                base=weights,
+                adapter=adapter,
+                tokens=prepared["test_tokens.parquet"],
+                examples=prepared["test.parquet"],
+            )
+        )
+        roles[f"evaluation/{after}"] = evaluations[after]["metrics.json"]
+
+    if recipe.evaluation.base:
+        test("base", "sft", model.base, None)
+    adapter = initial["adapter"]
+    for name, stage in zip(stage_names(recipe.stages), recipe.stages, strict=True):
+        trained = run.one(
+            train(
+                recipe,
+                stage,
+                name=name,
+                base=base,
+                adapter=adapter,
+                masks=masks["masks.safetensors"],
+                labels=labels["labels.parquet"],
+                tokens=prepared["tokens.parquet"],
+                examples=prepared["examples.parquet"],
+            )
+        )
+        adapter = trained["adapter"]
+        roles[f"training/{name}"] = trained["metrics.jsonl"]
+        test(name, stage.kind, base, adapter)
+    page = run.one(report(recipe, model=model.name, inputs={**roles, "adapter": adapter}))
+    return Result(
+        tuple(run.outcomes),
+        adapter,
+        page["report.html"] if page.action != "missing" else UNKNOWN,
+        evaluations,
+    )

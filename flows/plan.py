@@ -1,0 +1,69 @@
+"""`lorapar plan`: what is cached, what would run, and what it would take. Touches nothing."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+from artifacts import Store
+from flows.pipeline import missing_keys, pipeline
+from lorapar_core.base import locate
+from lorapar_core.config import Recipe
+from tasks.action import Action, Outcome
+from tasks.stage import look_up
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    outcome: Outcome
+
+    def result(self) -> Outcome:
+        return self.outcome
+
+
+@dataclass
+class PlanRunner:
+    """Looks every action up and runs none."""
+
+    store: Store
+    downloads: bool = False
+    actions: list[tuple[Action, Outcome]] = field(default_factory=list)
+
+    def submit(self, action: Action) -> _Known:
+        outcome = look_up(action, self.store) or Outcome(
+            action.name, action.stage, action.key, "missing", 0.0, {}
+        )
+        self.actions.append((action, outcome))
+        return _Known(outcome)
+
+
+def plan(recipe: Recipe, *, store: Store) -> dict[str, Any]:
+    """The plan as plain values.
+
+    Raises:
+        LoraparError: bad input, as `pipeline` says before any work.
+    """
+    runner = PlanRunner(store)
+    pipeline(recipe, runner)
+    base = locate(recipe.model.base, recipe.model.revision)
+    missing = [action for action, outcome in runner.actions if outcome.action == "missing"]
+    asked = sum(action.units for action in missing if action.place == "network")
+    local = sum(action.units for action in missing if action.stage == "vote") - asked
+    return {
+        "stages": [
+            {
+                "name": action.name,
+                "key": outcome.key,
+                "state": "cached" if outcome.action == "cached" else "compute",
+            }
+            for action, outcome in runner.actions
+        ],
+        "votes": asked,
+        "local_votes": local,
+        "cost_usd": None if asked else 0.0,
+        "absent": [base.label] if base.path is None else [],
+        "missing_keys": sorted(missing_keys(recipe, environment=os.environ).values()),
+        "memory_gib": None,
+        "disk_gib": None,
+    }

@@ -1,0 +1,92 @@
+"""What a run came to, as plain values, as a table, and as a document in the store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from artifacts import Ref, Store
+from flows.pipeline import Result
+from lorapar_core.config import Recipe
+from tasks.action import Input
+
+
+def summarize(result: Result, *, recipe: Recipe, store: Store, seconds: float) -> dict[str, Any]:
+    """Stages, artifact digests, accuracies and where the report is."""
+    artifacts = {
+        f"{outcome.name}/{role}": ref.digest
+        for outcome in result.outcomes
+        for role, ref in outcome.outputs.items()
+    }
+    page, adapter = _ref(result.report), _ref(result.adapter)
+    return {
+        "recipe": recipe.name,
+        "seconds": round(seconds, 1),
+        "stages": {
+            outcome.name: {"action": outcome.action, "seconds": round(outcome.seconds, 1)}
+            for outcome in result.outcomes
+        },
+        "artifacts": {**artifacts, "adapter": adapter.digest, "report": page.digest},
+        "metrics": {
+            after: store.read_json(_ref(outcome["metrics.json"]))
+            for after, outcome in result.evaluations.items()
+        },
+        "report": str(_with_suffix(store, page, ".html")),
+        "adapter": str(store.path(adapter)),
+    }
+
+
+def _ref(value: Input) -> Ref:
+    if not isinstance(value, Ref):
+        raise TypeError(f"{value} is no artifact of the store; the run is not finished")
+    return value
+
+
+def _with_suffix(store: Store, ref: Ref, suffix: str) -> Any:
+    """A name that a browser opens: objects themselves have none."""
+    source = store.path(ref)
+    page = store.root / "runs" / f"{ref.digest[:16]}{suffix}"
+    if not page.exists():
+        page.parent.mkdir(exist_ok=True)
+        page.write_bytes(source.read_bytes())
+    return page
+
+
+def stage_table(summary: Mapping[str, Any]) -> str:
+    """Stage, cached or computed, seconds, and the digest of its first artifact."""
+    rows = []
+    for name, stage in summary["stages"].items():
+        digest = next(
+            (d for role, d in summary["artifacts"].items() if role.startswith(f"{name}/")), ""
+        )
+        rows.append((name, stage["action"], f"{stage['seconds']:.1f}", digest[:12]))
+    return table(("stage", "action", "seconds", "artifact"), rows)
+
+
+def accuracy_table(summary: Mapping[str, Any]) -> str:
+    """Accuracy by both extractions, with 95 % intervals."""
+    rows = []
+    for after, metrics in summary["metrics"].items():
+        cells = [_accuracy(metrics[extraction]) for extraction in ("strict", "flexible")]
+        rows.append((label(after), str(metrics["n"]), *cells))
+    return table(("accuracy", "n", "strict", "flexible"), rows)
+
+
+def label(after: str) -> str:
+    """`base` -> before training, `sft` -> after SFT."""
+    return "before training" if after == "base" else f"after {after.upper()}"
+
+
+def _accuracy(figures: Mapping[str, Any]) -> str:
+    low, high = figures["interval_95"]
+    return f"{100 * figures['accuracy']:5.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns as wide as they need to be."""
+    widths = [max(len(row[k]) for row in (header, *rows)) for k in range(len(header))]
+    lines = [header, ["-" * width for width in widths], *rows]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )

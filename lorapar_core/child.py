@@ -1,0 +1,102 @@
+"""A process that runs stages for its parent, one after another.
+
+Protocol: the parent writes one JSON object a line to stdin, {"out": DIR, "spec": SPEC}; the child
+answers with JSON lines on the descriptor that was its stdout: events ("progress", "log"), then one
+"done" or "error". Whatever else writes to stdout (libraries, C code) lands on stderr.
+
+The child ends when stdin does. It also asks the kernel to be killed with its parent
+(PR_SET_PDEATHSIG), so that a parent ended by kill -9 leaves no process holding a device.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import Any, TextIO
+
+from lorapar_core import events
+from lorapar_core.errors import LoraparError
+from lorapar_core.process import quiet_libraries, reset
+from lorapar_core.spec import Spec
+from lorapar_core.stages import stage
+
+_PR_SET_PDEATHSIG = 1
+_one_line_at_a_time = threading.Lock()
+
+
+def serve() -> int:
+    """Run stages until stdin closes."""
+    die_with_parent()
+    channel = _take_stdout()
+    events.set_sink(lambda event: _send(channel, event))
+    logging.getLogger().addHandler(_LogToParent(channel))
+    logging.getLogger().setLevel(logging.INFO)
+    quiet_libraries()
+    for line in sys.stdin:
+        request = json.loads(line)
+        _send(channel, _answer(request))
+    return 0
+
+
+def die_with_parent() -> None:
+    """Ask Linux to kill this process when the thread that started it ends; elsewhere the closed
+    pipe ends it."""
+    if sys.platform != "linux":
+        return
+    parent = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before the request was made
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _take_stdout() -> TextIO:
+    channel = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
+    os.dup2(2, 1)
+    return channel
+
+
+def _send(channel: TextIO, event: dict[str, Any]) -> None:
+    with _one_line_at_a_time:
+        channel.write(json.dumps(event) + "\n")
+        channel.flush()
+
+
+def _answer(request: dict[str, Any]) -> dict[str, Any]:
+    try:
+        spec = Spec.from_json(json.dumps(request["spec"]))
+        reset(spec.runtime)
+        stage(spec.stage).run(spec, Path(request["out"]))
+    except LoraparError as error:
+        return {"event": "error", "kind": type(error).__name__, "message": str(error)}
+    except Exception as error:  # the process border: the parent raises it again
+        return {
+            "event": "error",
+            "kind": type(error).__name__,
+            "message": str(error) or repr(error),
+            "traceback": traceback.format_exc(),
+        }
+    return {"event": "done"}
+
+
+class _LogToParent(logging.Handler):
+    """Send every record up the pipe."""
+
+    def __init__(self, channel: TextIO) -> None:
+        super().__init__(logging.INFO)
+        self._channel = channel
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
+        if record.exc_info:
+            message += "\n" + logging.Formatter().formatException(record.exc_info)
+        _send(
+            self._channel,
+            {"event": "log", "logger": record.name, "level": record.levelno, "message": message},
+        )

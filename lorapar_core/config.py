@@ -1,0 +1,401 @@
+"""A recipe: everything that decides what is computed, and a runtime: everything that doesn't.
+
+Every section but `runtime` is *identity*: a stage's slice of it is part of that stage's action
+key. Sections are frozen, complete and refuse unknown fields; bounds stand in the type; under each
+field stand its meaning and, where the paper has one, its symbol. `lora_alpha` is LoRA's scale,
+`alpha` and `beta` are the paper's fractions of shared elements.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+MODULE_LETTERS = {
+    "Q": "q_proj",
+    "K": "k_proj",
+    "V": "v_proj",
+    "O": "o_proj",
+    "G": "gate_proj",
+    "U": "up_proj",
+    "D": "down_proj",
+}
+
+
+class System(IntEnum):
+    """Kahneman's two systems, as the paper uses them."""
+
+    ONE = 1
+    TWO = 2
+
+
+class Section(BaseModel):
+    """A part of a recipe: frozen, complete, and closed to unknown fields."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+
+class ModelConfig(Section):
+    """The model that is fine-tuned."""
+
+    base: str = Field(default="meta-llama/Llama-2-7b-hf", min_length=1)
+    """Hub id, local directory, `gguf:PATH`, or `gguf:DISTRIBUTION` (the one .gguf of an installed
+    package)."""
+    revision: str = ""
+    """Commit of the hub id; empty takes the commit that `main` names on this machine, or on the
+    hub."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Type of the frozen base weights. LoRA weights are always float32."""
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    """Attention implementation, by transformers' names."""
+    chat_template: str = ""
+    """Jinja template for a model that has none; empty keeps the model's own."""
+
+
+class DataConfig(Section):
+    """What is learned from, and what is tested on."""
+
+    source: str = Field(default="gsm8k", min_length=1)
+    """`arithmetic`, `gsm8k`, `svamp`, `dolly`, `open-platypus`, `codealpaca`, `hub:DATASET`, or a
+    path or fsspec URL of JSONL, JSON, CSV or Parquet (.gz too)."""
+    test_source: str = ""
+    """Where test problems come from, written like `source`; empty takes the source's own test set,
+    or, where it has none, holds `test_examples` back from the source."""
+    revision: str = ""
+    """Commit of a hub data set; empty takes the newest."""
+    shape: Literal["auto", "prompt_answer", "alpaca", "messages"] = "auto"
+    """How a row tells its prompt and answer; `auto` looks at the field names."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Our name -> the file's name, for `prompt`, `answer`, `context` and `messages`."""
+    examples: int = Field(default=0, ge=0)
+    """Training examples to use, drawn by `seed`; 0 uses all."""
+    test_examples: int = Field(default=0, ge=0)
+    """Test problems to use, drawn by `seed`; 0 uses all."""
+    single_step_share: float = Field(default=0.5, ge=0, le=1)
+    """`arithmetic` only: share of problems that take a single step."""
+    seed: int = Field(default=0, ge=0)
+    """Draws the examples, and writes the `arithmetic` problems."""
+
+
+class TeacherConfig(Section):
+    """A model that votes System 1 or System 2 on each example."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    """Names the teacher in votes, reports and the UI."""
+    provider: Literal["local", "litellm"] = "litellm"
+    """`local`: a transformers model in this process; `litellm`: any provider litellm knows."""
+    model: str = ""
+    """litellm's provider string (`openai/gpt-4o-mini`); for `local`, a model as in `model.base`,
+    or empty for the base model itself."""
+    revision: str = ""
+    """Commit of a local teacher's hub id."""
+    api_base: str = ""
+    """Base URL, for your own or another host's server. Its host is part of the votes' identity."""
+    api_key_env: str = Field(default="", pattern=r"^[A-Za-z_0-9]*$")
+    """Name of the environment variable that holds the key. Never the key."""
+    wording: Literal["direct", "examiner", "introspective"] = "direct"
+    """Which of our role-play wordings the teacher is asked with."""
+    calibration: Literal["none", "content_free", "batch"] = "none"
+    """Local teachers: what is taken off their log-odds. `content_free`: the log-odds for an empty
+    example; `batch`: the mean log-odds over the data, which leaves both labels occupied."""
+    max_tokens: int = Field(default=16, ge=1, le=4096)
+    """litellm teachers: longest reply."""
+    temperature: float = Field(default=0.0, ge=0, le=2)
+    """litellm teachers: sampling temperature."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TeacherConfig:
+        if self.provider == "litellm" and not self.model:
+            raise ValueError("a litellm teacher needs `model`, such as openai/gpt-4o-mini")
+        if self.provider == "litellm" and self.calibration != "none":
+            raise ValueError(
+                "calibration needs the log-probabilities of a local teacher; use calibration: none"
+            )
+        if self.provider == "local" and (self.api_base or self.api_key_env):
+            raise ValueError("a local teacher takes no api_base and no api_key_env")
+        return self
+
+
+class VotingConfig(Section):
+    """How votes become labels."""
+
+    role_play: bool = True
+    """Teachers are asked to be the target model (the paper's way), not to judge for themselves."""
+    target: str = ""
+    """Name of the model that teachers play; empty takes the base model's own name."""
+    tie: Literal["system1", "system2", "drop"] = "system2"
+    """Label of an example with as many votes for one system as for the other."""
+    quorum: int = Field(default=1, ge=1)
+    """Votes (abstentions not counted) an example needs; with fewer it is dropped."""
+    shard_size: int = Field(default=1000, ge=1)
+    """Examples in one vote artifact."""
+
+
+class LoraConfig(Section):
+    """The adapter."""
+
+    r: int = Field(default=8, ge=1)
+    """Rank."""
+    lora_alpha: int = Field(default=64, ge=1)
+    """Scale numerator: the adapter's output is multiplied by lora_alpha / r."""
+    dropout: float = Field(default=0.05, ge=0, lt=1)
+    """Dropout on the adapter's input in SFT; scoring and GRPO run without."""
+    modules: str | list[str] = "QKVGUD"
+    """Letters out of QKVOGUD (QKV, GUD and QKVGUD are the paper's), `all-linear`, or a list of
+    module names."""
+    init: Literal["gaussian", "pissa", "olora"] = "gaussian"
+    """A and B both N(0, init_std²); or PEFT's PiSSA or OLoRA. PEFT's usual B = 0 would make every
+    importance 0."""
+    init_std: float = Field(default=0.01, gt=0)
+    """Standard deviation of the gaussian init."""
+    seed: int = Field(default=0, ge=0)
+    """Draws the gaussian init."""
+
+    @field_validator("modules")
+    @classmethod
+    def _modules(cls, value: str | list[str]) -> str | list[str]:
+        if isinstance(value, list):
+            if not value or any(not name for name in value):
+                raise ValueError("a module list needs at least one name")
+            return value
+        if value == "all-linear":
+            return value
+        if not value or set(value) - set(MODULE_LETTERS) or len(set(value)) != len(value):
+            raise ValueError(
+                f"{value!r} is no module pattern; use QKV, GUD, QKVGUD, other letters out of "
+                f"{''.join(MODULE_LETTERS)} once each, all-linear, or a list of module names"
+            )
+        return value
+
+
+class ImportanceConfig(Section):
+    """What the elements are scored on."""
+
+    examples: int = Field(default=100, ge=1)
+    """Examples a system, the first of that system's seeded order."""
+    shard_size: int = Field(default=100, ge=1)
+    """Examples in one moments artifact; more examples score only new shards."""
+    batch_tokens: int = Field(default=2048, ge=1)
+    """Padded tokens a forward pass holds at most (a longer example goes alone)."""
+    seed: int = Field(default=0, ge=0)
+    """Orders each system's examples."""
+
+
+class PartitionConfig(Section):
+    """Which elements each system keeps. A change here recomputes nothing before the partition."""
+
+    theta: float = Field(default=0.9, gt=0, le=1)
+    """Share of a system's total importance that its kept elements carry (theta)."""
+    alpha: float = Field(default=1.0, ge=0, le=1)
+    """Fraction of shared elements that System 1 trains, by System-1 importance (alpha)."""
+    beta: float = Field(default=1.0, ge=0, le=1)
+    """Fraction of shared elements that System 2 trains, by System-2 importance (beta)."""
+
+
+class StageConfig(Section):
+    """One training stage of the ordered list."""
+
+    kind: Literal["sft", "grpo"]
+    """Supervised fine-tuning, or group-relative policy optimization."""
+    system: Literal[1, 2, "all"]
+    """Whose active elements train; `all`: every element that either system keeps."""
+    data: Literal["system", "all"] = "system"
+    """Train on that system's examples, or on all."""
+    epochs: float = Field(default=1.0, gt=0)
+    """Passes over the data."""
+
+
+class SftConfig(Section):
+    """Supervised fine-tuning; the paper's values are the defaults."""
+
+    prompt: Literal["question_eos", "chat"] = "question_eos"
+    """How scoring, SFT and its evaluation ask: the question and an end-of-sequence token (the
+    paper's), or the model's chat template."""
+    max_length: int = Field(default=512, ge=8)
+    """Tokens of prompt and answer; longer examples are cut on the right."""
+    learning_rate: float = Field(default=2e-4, gt=0)
+    """Peak learning rate."""
+    schedule: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
+    """Learning-rate schedule, by transformers' names."""
+    warmup: float = Field(default=0.03, ge=0, lt=1)
+    """Share of steps that warm up."""
+    batch_size: int = Field(default=1, ge=1)
+    """Examples a forward pass."""
+    accumulation: int = Field(default=32, ge=1)
+    """Forward passes an optimizer step."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """AdamW's decoupled decay, on active elements only."""
+    adam_beta1: float = Field(default=0.9, ge=0, lt=1)
+    """AdamW's beta 1."""
+    adam_beta2: float = Field(default=0.999, ge=0, lt=1)
+    """AdamW's beta 2."""
+    max_grad_norm: float = Field(default=1.0, ge=0)
+    """Clip of the active elements' gradient norm; 0 doesn't clip."""
+    max_steps: int = Field(default=0, ge=0)
+    """Stop after so many optimizer steps; 0 goes by epochs."""
+    activation_checkpointing: bool = False
+    """Recompute activations in the backward pass, to save memory."""
+    seed: int = Field(default=0, ge=0)
+    """Shuffles, and draws dropout."""
+
+
+class GrpoConfig(Section):
+    """GRPO; the paper's values are the defaults, the rest are those of the trl of its time."""
+
+    prompt: Literal["tags", "as_sft"] = "tags"
+    """`tags`: chat template with `system_prompt`, answer in <reasoning>/<answer> tags (the
+    paper's); `as_sft`: the SFT prompt, answer after ####."""
+    system_prompt: str = (
+        "Respond in the following format:\n<reasoning>\n...\n</reasoning>\n<answer>\n...\n</answer>"
+    )
+    """System message of the `tags` prompt."""
+    max_prompt_length: int = Field(default=128, ge=8)
+    """Tokens of the question part; longer prompts are left out of GRPO."""
+    max_completion_length: int = Field(default=256, ge=1)
+    """Tokens a completion may have."""
+    group_size: int = Field(default=8, ge=2)
+    """Completions a prompt."""
+    batch_size: int = Field(default=8, ge=1)
+    """Completions a forward pass."""
+    accumulation: int = Field(default=4, ge=1)
+    """Forward passes an optimizer step."""
+    learning_rate: float = Field(default=5e-6, gt=0)
+    """Peak learning rate."""
+    schedule: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
+    """Learning-rate schedule, by transformers' names."""
+    warmup: float = Field(default=0.1, ge=0, lt=1)
+    """Share of steps that warm up."""
+    weight_decay: float = Field(default=0.1, ge=0)
+    """AdamW's decoupled decay, on active elements only."""
+    adam_beta1: float = Field(default=0.9, ge=0, lt=1)
+    """AdamW's beta 1."""
+    adam_beta2: float = Field(default=0.99, ge=0, lt=1)
+    """AdamW's beta 2."""
+    max_grad_norm: float = Field(default=0.1, ge=0)
+    """Clip of the active elements' gradient norm; 0 doesn't clip."""
+    max_steps: int = Field(default=0, ge=0)
+    """Stop after so many optimizer steps; 0 goes by epochs."""
+    kl_coefficient: float = Field(default=0.04, ge=0)
+    """Weight of the KL term against the adapter the stage starts from (GRPO's own beta). The paper
+    doesn't say; 0.04 was trl's default at the time."""
+    temperature: float = Field(default=0.9, gt=0)
+    """Sampling temperature (the paper doesn't say; 0.9 was trl's default at the time)."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Nucleus sampling."""
+    clip_epsilon: float = Field(default=0.2, gt=0)
+    """PPO-style clip of the policy ratio."""
+    loss_type: Literal["grpo", "bnpo", "dapo", "dr_grpo"] = "grpo"
+    """How token losses are averaged, by trl's names."""
+    scale_rewards: Literal["group", "batch", "none"] = "group"
+    """What divides the advantages: the group's standard deviation, the batch's, or nothing."""
+    rewards: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default_factory=lambda: {
+            "correctness": 2.0,
+            "integer": 0.5,
+            "strict_format": 0.5,
+            "loose_format": 0.5,
+            "tag_credit": 0.5,
+        }
+    )
+    """Reward name -> weight; each reward is at most 1."""
+    activation_checkpointing: bool = False
+    """Recompute activations in the backward pass, to save memory."""
+    seed: int = Field(default=0, ge=0)
+    """Shuffles, and draws completions."""
+
+    @model_validator(mode="after")
+    def _groups(self) -> GrpoConfig:
+        completions = self.batch_size * self.accumulation
+        if completions % self.group_size:
+            raise ValueError(
+                f"batch_size × accumulation is {completions}, which is no multiple of group_size "
+                f"{self.group_size}; choose numbers so that whole groups fill a step"
+            )
+        return self
+
+    @field_validator("rewards")
+    @classmethod
+    def _rewards(cls, value: dict[str, float]) -> dict[str, float]:
+        known = {"correctness", "integer", "strict_format", "loose_format", "tag_credit"}
+        unknown = sorted(set(value) - known)
+        if unknown or not any(value.values()):
+            raise ValueError(
+                f"rewards {unknown or value} can't be used; give at least one positive weight for "
+                f"{', '.join(sorted(known))}"
+            )
+        return value
+
+
+class EvaluationConfig(Section):
+    """Greedy generation on the test problems."""
+
+    max_new_tokens: int = Field(default=256, ge=1)
+    """Longest answer."""
+    batch_tokens: int = Field(default=8192, ge=1)
+    """Prompt and answer tokens that are generated side by side at most."""
+    base: bool = True
+    """Also evaluate the base model before any training."""
+
+
+class RuntimeConfig(Section):
+    """Where and how it runs. Nothing here is part of any artifact's key."""
+
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")
+    """`auto` takes a GPU if there is one."""
+    threads: int = Field(default=0, ge=0)
+    """CPU threads of each heavy process; 0 takes all cores. Recorded: it changes rounding."""
+    child: Literal["once", "resident"] = "once"
+    """A process for each heavy stage, or one that stays and takes one after another (saves about
+    10 s of imports a stage, keeps its memory)."""
+    children: int = Field(default=1, ge=1)
+    """Heavy processes side by side."""
+    vote_concurrency: int = Field(default=16, ge=1)
+    """litellm teachers: requests in flight for each teacher."""
+    request_timeout_s: float = Field(default=60.0, gt=0)
+    """litellm teachers: seconds after which a request is given up and asked again."""
+    attempts: int = Field(default=6, ge=1)
+    """litellm teachers: how often a failing request is made before the stage fails."""
+
+
+class Recipe(Section):
+    """All sections. See each for its fields."""
+
+    name: str = Field(default="recipe", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    """Names runs and reports; part of no key."""
+    description: str = ""
+    """One line for people."""
+    data: DataConfig = DataConfig()
+    teachers: list[TeacherConfig] = Field(default_factory=list, min_length=1)
+    """Who votes."""
+    voting: VotingConfig = VotingConfig()
+    model: ModelConfig = ModelConfig()
+    lora: LoraConfig = LoraConfig()
+    importance: ImportanceConfig = ImportanceConfig()
+    partition: PartitionConfig = PartitionConfig()
+    stages: list[StageConfig] = Field(
+        default_factory=lambda: [
+            StageConfig(kind="sft", system=1),
+            StageConfig(kind="grpo", system=2),
+        ]
+    )
+    """Training stages, in order."""
+    sft: SftConfig = SftConfig()
+    grpo: GrpoConfig = GrpoConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+
+    @model_validator(mode="after")
+    def _teachers(self) -> Recipe:
+        names = [teacher.name for teacher in self.teachers]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"teacher names {twice} stand twice; give each teacher its own name")
+        if self.voting.quorum > len(names):
+            raise ValueError(
+                f"voting.quorum is {self.voting.quorum}, but there are {len(names)} teachers"
+            )
+        return self

@@ -1,0 +1,251 @@
+"""Where examples come from: our own problems, a file, or a data set on the Hugging Face hub.
+
+A `Source` is identity: it goes into the action key, so it holds a file's name, never its path (the
+file's content is an input, keyed by digest), and a hub set's commit. Light to import: the parent
+process locates sources, a child reads them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import unquote, urlsplit
+
+from lorapar_core.config import DataConfig
+from lorapar_core.data.rows import SUFFIXES, Rows, suffix
+from lorapar_core.errors import ConfigError, DataError
+
+Split = Literal["train", "test"]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One split of one place that examples come from."""
+
+    kind: Literal["arithmetic", "file", "hub"]
+    name: str
+    """`arithmetic`, the file's name, or the hub id."""
+    revision: str = ""
+    """Commit of a hub set; empty where it couldn't be found out."""
+    config: str = ""
+    """A hub set's configuration."""
+    split: str = ""
+    """Split of a hub set or of `arithmetic`."""
+    shape: str = "auto"
+    columns: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Source:
+        return cls(**fields)
+
+
+_NAMED = {
+    "arithmetic": Source("arithmetic", "arithmetic"),
+    "gsm8k": Source("hub", "openai/gsm8k", config="main", shape="prompt_answer"),
+    "svamp": Source("hub", "ChilleD/SVAMP", shape="prompt_answer"),
+    "dolly": Source("hub", "databricks/databricks-dolly-15k", shape="alpaca"),
+    "open-platypus": Source("hub", "garage-bAInd/Open-Platypus", shape="alpaca"),
+    "codealpaca": Source("hub", "sahil2801/CodeAlpaca-20k", shape="alpaca"),
+}
+_WITH_TEST = {"arithmetic", "gsm8k", "svamp"}
+
+
+def has_test(text: str) -> bool:
+    """Whether the source has a test set of its own. Only named sets are known to."""
+    return text in _WITH_TEST
+
+
+def check(text: str) -> None:
+    """Refuse a source that can't be, without the network and without reading it.
+
+    Raises:
+        ConfigError: no such named set.
+        DataError: no such file, or a kind of file that can't be read.
+    """
+    if text in _NAMED:
+        return
+    if text.startswith("hub:"):
+        _hub_id(text)
+    elif _is_url(text):
+        _url_name(text)
+    else:
+        _file(text)
+
+
+def locate(
+    text: str, *, split: Split, data: DataConfig, download_dir: Path, online: bool = True
+) -> tuple[Source, Path | None]:
+    """The source that `text` (a `data.source` or `data.test_source`) names, and a file's path.
+
+    A URL is fetched whole into `download_dir`, anew each time, so that a changed file is noticed.
+    Not `online`, a URL has no path, and a hub set the commit that this machine has, or none.
+
+    Raises:
+        ConfigError: no such named set.
+        DataError: no such file, or it can't be fetched, or the hub set's commit can't be known.
+    """
+    if text in _NAMED:
+        named = _NAMED[text]
+        own = split if named.kind == "arithmetic" or text in _WITH_TEST else "train"
+        source = replace(named, split=own)
+        path = None
+    elif text.startswith("hub:"):
+        source, path = Source("hub", _hub_id(text), split=split), None
+    elif _is_url(text):
+        source = Source("file", _url_name(text))
+        path = _fetched(text, download_dir) if online else None
+    else:
+        path = _file(text)
+        source = Source("file", path.name)
+    if source.kind == "arithmetic":
+        return source, None
+    if source.kind == "hub":
+        pinned = data.revision if text == data.source else ""
+        source = replace(source, revision=pinned or _commit(source.name, online=online))
+    shape = source.shape if data.shape == "auto" else data.shape
+    return replace(source, shape=shape, columns=dict(data.columns)), path
+
+
+def hub_rows(source: Source) -> Rows:
+    """Yield (row number, row) of a hub set, from the hub or from this machine's copy of it.
+
+    Raises:
+        DataError: it can't be loaded.
+    """
+    import datasets
+
+    try:
+        loaded = datasets.load_dataset(
+            source.name,
+            source.config or None,
+            split=source.split,
+            revision=source.revision or None,
+        )
+    except Exception as error:
+        raise DataError(
+            f"hub data set {source.name} (split {source.split}) can't be loaded: "
+            f"{_first_line(error)}; check the id and the network, or download it and give "
+            "data.source the file's path"
+        ) from error
+    for number, row in enumerate(loaded, start=1):
+        yield number, dict(row)
+
+
+def _hub_id(text: str) -> str:
+    name = text.removeprefix("hub:")
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+        raise ConfigError(f"{text!r} names no hub data set; write hub:OWNER/NAME")
+    return name
+
+
+def _commit(name: str, *, online: bool) -> str:
+    """The commit that main names on the hub, or else on this machine.
+
+    Raises:
+        DataError: the hub doesn't know the set, or can't be asked and the set isn't here either.
+    """
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    main = Path(constants.HF_HUB_CACHE) / f"datasets--{name.replace('/', '--')}" / "refs" / "main"
+    here = main.read_text().strip() if main.is_file() else ""
+    if not online:
+        return here
+    try:
+        return str(HfApi().dataset_info(name, timeout=10).sha or here)
+    except RepositoryNotFoundError as error:
+        raise DataError(
+            f"the hub has no data set {name}, or you need to log in for it; check the id, or "
+            "run `hf auth login`"
+        ) from error
+    except Exception as error:
+        if here:
+            return here
+        raise DataError(
+            f"data set {name} is not on this machine, and the hub can't be asked "
+            f"({type(error).__name__}); check the network, or give data.source a file's path"
+        ) from error
+
+
+def _is_url(text: str) -> bool:
+    return "://" in text and not text.startswith("file://")
+
+
+def _file(text: str) -> Path:
+    path = Path(unquote(urlsplit(text).path) if text.startswith("file://") else text).expanduser()
+    if path.is_file():
+        _require_known(path.name, text)
+        return path
+    if "/" not in text and suffix(text) not in SUFFIXES:
+        raise ConfigError(_unknown(text))
+    looks_like_id = re.fullmatch(r"[\w-]+/[\w.-]+", text) and suffix(text) not in SUFFIXES
+    hint = f"; for a data set on the hub write hub:{text}" if looks_like_id else ""
+    raise DataError(f"{text}: no such file (looked for {path.absolute()}){hint}")
+
+
+def _unknown(text: str) -> str:
+    near = difflib.get_close_matches(text.lower(), _NAMED, n=1)
+    meant = f"did you mean {near[0]}? " if near else ""
+    return (
+        f"unknown data source {text!r}; {meant}known: {', '.join(_NAMED)}, hub:DATASET, or a path "
+        f"or URL of {', '.join(SUFFIXES)}"
+    )
+
+
+def _file_name(url: str) -> str:
+    """The file's own name, of a chained URL ("zip://a.csv::https://...") the first's."""
+    return unquote(url.partition("::")[0].partition("?")[0]).rpartition("/")[2]
+
+
+def _shown(url: str) -> str:
+    """The URL without user, password and query, which may hold secrets."""
+    return re.sub(r"\?[^:]*", "", re.sub(r"(?<=://)[^/@]*@", "", url))
+
+
+def _url_name(url: str) -> str:
+    name = _file_name(url)
+    _require_known(name, _shown(url))
+    return name
+
+
+def _require_known(name: str, shown: str) -> None:
+    if suffix(name) not in SUFFIXES:
+        raise DataError(
+            f"{shown}: unknown kind of file; expected {', '.join(SUFFIXES)}, each also with .gz"
+        )
+
+
+def _fetched(url: str, download_dir: Path) -> Path:
+    name = _url_name(url)
+    import fsspec
+
+    download_dir.mkdir(parents=True, exist_ok=True)
+    target = download_dir / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{name}"
+    handle, partial = tempfile.mkstemp(dir=download_dir, prefix=".partial-")
+    try:
+        with os.fdopen(handle, "wb") as to, fsspec.open(url, "rb") as of:
+            while block := of.read(1 << 20):
+                to.write(block)
+        Path(partial).replace(target)
+    except Exception as error:
+        raise DataError(
+            f"{_shown(url)}: can't be fetched ({_shown(_first_line(error))}); check the address "
+            "and your access, or download it and give the file's path"
+        ) from error
+    finally:
+        Path(partial).unlink(missing_ok=True)
+    return target
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "") or type(error).__name__

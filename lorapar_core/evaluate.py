@@ -1,0 +1,187 @@
+"""Stage `evaluate`: greedy answers to the test problems, and how many are right.
+
+Prompts are padded on the left and batched by length. Two extractions are reported apart: *strict*
+(the number after ####, or in the answer tag) and *flexible* (the last number). Every prediction is
+kept.
+
+config: model, evaluation, format (`sft` or `grpo`: which prompts), answer_format. An `adapter`
+input is optional. Writes `metrics.json` (accuracies with Wilson 95 % intervals) and
+`predictions.parquet`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from lorapar_core import events
+from lorapar_core.answers import AnswerFormat, answer_format, is_right
+from lorapar_core.config import EvaluationConfig, ModelConfig
+from lorapar_core.errors import DataError
+from lorapar_core.moments import token_rows
+from lorapar_core.parquet import read_table, write_table
+from lorapar_core.process import device, reset_torch
+from lorapar_core.spec import Spec
+from lorapar_core.statistics import wilson
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+PREDICTIONS = pa.schema(
+    [
+        ("example_id", pa.string()),
+        ("prompt", pa.string()),
+        ("reference", pa.string()),
+        ("completion", pa.string()),
+        ("strict", pa.string()),
+        ("flexible", pa.string()),
+        ("strict_correct", pa.bool_()),
+        ("flexible_correct", pa.bool_()),
+        ("tokens", pa.int32()),
+        ("finished", pa.bool_()),
+    ]
+)
+
+
+def run(spec: Spec, out: Path) -> None:
+    from lorapar_core.loading import attach_adapter, load_base, load_tokenizer
+
+    reset_torch(spec.runtime)
+    config = EvaluationConfig.model_validate(spec.config["evaluation"])
+    settings = ModelConfig.model_validate(spec.config["model"])
+    where = device(spec.runtime)
+    ids, prompts, examples = _problems(spec)
+    tokenizer = load_tokenizer(spec.inputs["base"])
+    model: Any = load_base(
+        spec.inputs["base"], dtype=settings.dtype, attention=settings.attention, device=where
+    )
+    if "adapter" in spec.inputs:
+        model = attach_adapter(model, spec.inputs["adapter"]).eval()
+    completions = generate(model, tokenizer, prompts, config, device=where)
+    rows = judge(ids, examples, completions, tokenizer, answer_format(spec.config["answer_format"]))
+    write_table(out / "predictions.parquet", rows, PREDICTIONS)
+    text = json.dumps(metrics(rows), indent=2, sort_keys=True)
+    (out / "metrics.json").write_text(text + "\n")
+
+
+def _problems(spec: Spec) -> tuple[list[str], list[list[int]], dict[str, tuple[str, str]]]:
+    """Ids, prompt tokens, and id -> (prompt, reference), in the test set's order.
+
+    Raises:
+        DataError: none of them fits the prompt length.
+    """
+    tokens = token_rows(spec.inputs["tokens"], format=spec.config["format"])
+    table = read_table(spec.inputs["examples"], ["id", "prompt", "reference"])
+    examples = {i: (p, r) for i, p, r in zip(*table.values(), strict=True)}
+    ids = [i for i in table["id"] if i in tokens]
+    if not ids:
+        raise DataError(
+            f"none of {len(examples)} test problems has a {spec.config['format']} prompt that "
+            "fits; raise sft.max_length or grpo.max_prompt_length"
+        )
+    return ids, [tokens[i][0] for i in ids], examples
+
+
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[list[int]],
+    config: EvaluationConfig,
+    *,
+    device: str,
+) -> list[list[int]]:
+    """Greedy completions (token ids, end-of-sequence included if it came), in prompt order."""
+    from lorapar_core.gradients import batches
+
+    lengths = [len(prompt) + config.max_new_tokens for prompt in prompts]
+    completions: list[list[int]] = [[] for _ in prompts]
+    done = 0
+    for batch in batches(lengths, config.batch_tokens):
+        answers = _generate_batch(model, tokenizer, [prompts[i] for i in batch], config, device)
+        for i, answer in zip(batch, answers, strict=True):
+            completions[i] = answer
+        done += len(batch)
+        events.progress(step=done, total=len(prompts))
+    return completions
+
+
+def _generate_batch(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[list[int]],
+    config: EvaluationConfig,
+    device: str,
+) -> list[list[int]]:
+    import torch
+    from transformers import GenerationConfig
+
+    width = max(len(prompt) for prompt in prompts)
+    pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
+    ids = torch.full((len(prompts), width), pad, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt) :] = torch.tensor(prompt)
+        mask[row, width - len(prompt) :] = 1
+    greedy = GenerationConfig(
+        max_new_tokens=config.max_new_tokens, do_sample=False, pad_token_id=pad, eos_token_id=eos
+    )
+    with torch.inference_mode():
+        output = model.generate(
+            input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=greedy
+        )
+    return [_until_end(row, eos) for row in output[:, width:].tolist()]
+
+
+def _until_end(tokens: list[int], eos: int) -> list[int]:
+    return tokens[: tokens.index(eos) + 1] if eos in tokens else tokens
+
+
+def judge(
+    ids: Sequence[str],
+    examples: Mapping[str, tuple[str, str]],
+    completions: Sequence[list[int]],
+    tokenizer: PreTrainedTokenizerBase,
+    form: AnswerFormat,
+) -> dict[str, list[Any]]:
+    """The predictions table's columns."""
+    columns: dict[str, list[Any]] = {name: [] for name in PREDICTIONS.names}
+    for example_id, tokens in zip(ids, completions, strict=True):
+        prompt, reference = examples[example_id]
+        text = tokenizer.decode(tokens, skip_special_tokens=True)
+        strict, flexible = form.strict_text(text), form.flexible(text)
+        row = {
+            "example_id": example_id,
+            "prompt": prompt,
+            "reference": reference,
+            "completion": text,
+            "strict": strict,
+            "flexible": str(flexible) if flexible is not None else form.flexible_text(text),
+            "strict_correct": is_right(text, reference, form, strict=True),
+            "flexible_correct": is_right(text, reference, form, strict=False),
+            "tokens": len(tokens),
+            "finished": bool(tokens) and tokens[-1] == tokenizer.eos_token_id,
+        }
+        for name, value in row.items():
+            columns[name].append(value)
+    return columns
+
+
+def metrics(rows: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    """Accuracy by both extractions, with 95 % intervals, and how the answers ended."""
+    n = len(rows["example_id"])
+    figures: dict[str, Any] = {"n": n}
+    for extraction in ("strict", "flexible"):
+        correct = sum(rows[f"{extraction}_correct"])
+        low, high = wilson(correct, n)
+        figures[extraction] = {
+            "accuracy": correct / n,
+            "correct": correct,
+            "interval_95": [low, high],
+        }
+    figures["finished_share"] = sum(rows["finished"]) / n
+    figures["mean_tokens"] = sum(rows["tokens"]) / n
+    return figures

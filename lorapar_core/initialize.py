@@ -1,0 +1,111 @@
+"""Stage `initialize`: the adapter that is scored is the adapter that is trained.
+
+gaussian: A and B both N(0, std²), each tensor drawn from its own generator (seed and key), so that
+another module pattern leaves the common tensors alone. pissa and olora: PEFT's, which overwrite the
+base weights with a residual; that residual base is written once (`base/`), and the adapter is a
+plain LoRA on it from then on. (PEFT would derive the residual anew at every load, inexactly.)
+
+config: lora, model. Writes `adapter/`, and `base/` for pissa and olora.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lorapar_core.base import TOKENIZER, WEIGHTS, tree_digest
+from lorapar_core.config import MODULE_LETTERS, LoraConfig, ModelConfig
+from lorapar_core.errors import ModelError
+from lorapar_core.loading import adapter_parameters, load_base, save_adapter
+from lorapar_core.process import reset_torch
+from lorapar_core.spec import Spec
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+
+def run(spec: Spec, out: Path) -> None:
+    from peft import LoraConfig as PeftLoraConfig
+    from peft import get_peft_model
+
+    reset_torch(spec.runtime)
+    lora = LoraConfig.model_validate(spec.config["lora"])
+    model = ModelConfig.model_validate(spec.config["model"])
+    base = load_base(spec.inputs["base"], dtype=model.dtype, attention=model.attention)
+    targets = target_modules(base, lora.modules)
+    peft_model = get_peft_model(
+        base,
+        PeftLoraConfig(
+            r=lora.r,
+            lora_alpha=lora.lora_alpha,
+            target_modules=targets,
+            init_lora_weights=True if lora.init == "gaussian" else lora.init,
+            task_type="CAUSAL_LM",
+        ),
+    )
+    tensors = {key: parameter.data for key, parameter in adapter_parameters(peft_model).items()}
+    if lora.init == "gaussian":
+        tensors = {
+            key: gaussian(key, tensor.shape, std=lora.init_std, seed=lora.seed)
+            for key, tensor in tensors.items()
+        }
+        base_name = spec.config["base_name"]
+    else:
+        base_name = _store_residual(peft_model, spec.inputs["base"], out / "base")
+    save_adapter(
+        out / "adapter",
+        tensors,
+        r=lora.r,
+        lora_alpha=lora.lora_alpha,
+        target_modules=targets,
+        base=base_name,
+    )
+
+
+def gaussian(key: str, shape: torch.Size, *, std: float, seed: int) -> torch.Tensor:
+    """N(0, std²) float32 values that depend on the seed and the tensor's key alone."""
+    import torch
+
+    digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return torch.randn(shape, generator=generator) * std
+
+
+def target_modules(model: PreTrainedModel, modules: str | list[str]) -> list[str]:
+    """Names of the linear modules that get an adapter, sorted.
+
+    Raises:
+        ModelError: a name that no linear module of the model has, or a pattern the model can't
+            have.
+    """
+    import torch
+
+    head = model.get_output_embeddings()
+    linear = {
+        name.rpartition(".")[2]
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and module is not head
+    }
+    if modules == "all-linear":
+        return sorted(linear)
+    wanted = [MODULE_LETTERS[m] for m in modules] if isinstance(modules, str) else modules
+    missing = sorted({name for name in wanted if name.rpartition(".")[2] not in linear})
+    if missing:
+        raise ModelError(
+            f"lora.modules: this model has no linear modules {', '.join(missing)}; it has "
+            f"{', '.join(sorted(linear))}"
+        )
+    return sorted(set(wanted))
+
+
+def _store_residual(peft_model: PeftModel, source: Path, target: Path) -> str:
+    """Save the base with the adapter's part taken out; returns the name adapters call it by."""
+    peft_model.unload().save_pretrained(target)
+    for name in TOKENIZER:
+        if (source / name).exists():
+            shutil.copy(source / name, target / name)
+    return f"sha256:{tree_digest(target, (*WEIGHTS, *TOKENIZER))}"

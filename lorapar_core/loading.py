@@ -1,0 +1,157 @@
+"""Models and adapters in memory: one loader, so that every stage computes with the same thing."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lorapar_core.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+def load_base(
+    path: Path, *, dtype: str, attention: str = "sdpa", device: str = "cpu"
+) -> PreTrainedModel:
+    """The frozen base model, in evaluation mode.
+
+    Raises:
+        ModelError: the files are of no causal language model that transformers knows.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            path, dtype=getattr(torch, dtype), attn_implementation=attention
+        )
+    except (ValueError, KeyError, OSError, ImportError) as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(f"the base model in {path} can't be loaded: {reason}") from error
+    model.requires_grad_(False)
+    return model.to(device).eval()
+
+
+def load_tokenizer(path: Path, *, chat_template: str = "") -> PreTrainedTokenizerBase:
+    """The tokenizer, padding on the left, with a pad token."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if not tokenizer.chat_template and chat_template:
+        tokenizer.chat_template = chat_template
+    return tokenizer
+
+
+def attach_adapter(
+    model: PreTrainedModel, adapter: Path, *, dropout: float = 0.0, trainable: bool = False
+) -> PeftModel:
+    """`model` with the adapter in `adapter` as its one adapter, `default`, in float32.
+
+    `dropout` goes into the modules as they are built (set on a built PEFT model it does nothing).
+    """
+    from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+
+    fields = json.loads((adapter / ADAPTER_CONFIG).read_text())
+    config = LoraConfig(
+        r=fields["r"],
+        lora_alpha=fields["lora_alpha"],
+        target_modules=fields["target_modules"],
+        lora_dropout=dropout,
+        bias="none",
+        task_type="CAUSAL_LM",
+        init_lora_weights=True,
+    )
+    peft_model = get_peft_model(model, config)
+    state = load_tensors(adapter / ADAPTER_WEIGHTS)
+    _check_keys(set(state), set(adapter_parameters(peft_model)), adapter)
+    set_peft_model_state_dict(peft_model, state)
+    for parameter in adapter_parameters(peft_model).values():
+        parameter.requires_grad_(trainable)
+    return peft_model
+
+
+def adapter_parameters(model: PeftModel) -> dict[str, torch.nn.Parameter]:
+    """Every LoRA weight under the key it has in `adapter_model.safetensors`, sorted by key."""
+    found = {
+        name.replace(".default.", "."): parameter
+        for name, parameter in model.named_parameters()
+        if ".lora_A." in name or ".lora_B." in name
+    }
+    return dict(sorted(found.items()))
+
+
+def _check_keys(stored: set[str], expected: set[str], adapter: Path) -> None:
+    if stored != expected:
+        odd = sorted(stored ^ expected)
+        raise ModelError(
+            f"adapter {adapter.name} doesn't fit this model: {len(odd)} tensors differ, "
+            f"{odd[0]} first; expected the adapter made for this base"
+        )
+
+
+def load_tensors(path: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(path)
+
+
+def save_adapter(
+    directory: Path,
+    tensors: dict[str, torch.Tensor],
+    *,
+    r: int,
+    lora_alpha: int,
+    target_modules: list[str],
+    base: str,
+) -> None:
+    """A canonical plain-LoRA adapter in PEFT's format: same content, same bytes.
+
+    `base` names the base by hub id@commit or digest, never by a path; `lorapar artifacts export`
+    puts a local path in its place.
+    """
+    from safetensors.torch import save_file
+
+    directory.mkdir(parents=True, exist_ok=True)
+    ordered = {key: tensors[key].detach().float().cpu().contiguous() for key in sorted(tensors)}
+    save_file(ordered, directory / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+    os.chmod(directory / ADAPTER_WEIGHTS, 0o644)
+    write_adapter_config(
+        directory,
+        {
+            "base_model_name_or_path": base,
+            "bias": "none",
+            "fan_in_fan_out": False,
+            "inference_mode": True,
+            "init_lora_weights": True,
+            "lora_alpha": lora_alpha,
+            "lora_dropout": 0.0,
+            "modules_to_save": None,
+            "peft_type": "LORA",
+            "r": r,
+            "target_modules": sorted(target_modules),
+            "task_type": "CAUSAL_LM",
+            "use_dora": False,
+            "use_rslora": False,
+        },
+    )
+
+
+def write_adapter_config(directory: Path, fields: dict[str, Any]) -> None:
+    text = json.dumps(fields, indent=2, sort_keys=True) + "\n"
+    (directory / ADAPTER_CONFIG).write_text(text)
+
+
+def read_adapter_config(directory: Path) -> dict[str, Any]:
+    fields: dict[str, Any] = json.loads((directory / ADAPTER_CONFIG).read_text())
+    return fields

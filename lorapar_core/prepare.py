@@ -1,0 +1,305 @@
+"""Stage `prepare`: from sources to examples, and to the token ids every later stage reads.
+
+An example's id is the digest of its prompt and answer, and every choice follows the order of
+sha256("seed:id"): nothing depends on the order of rows in a file. `data.examples` takes the first
+of that order, a held-back test set the last, so more examples keep those there were. A training
+problem whose prompt is also a test problem's is left out of training.
+
+Writes examples.parquet and tokens.parquet (training), test.parquet and test_tokens.parquet, and
+summary.json. Training and test stand apart, so that another test set asks no teacher again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import compress
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from lorapar_core.config import DataConfig
+from lorapar_core.data.arithmetic import problems
+from lorapar_core.data.rows import read_rows
+from lorapar_core.data.shapes import EmptyRow, Example, example_from, reference_of
+from lorapar_core.data.sources import Source, hub_rows
+from lorapar_core.errors import DataError, ModelError
+from lorapar_core.events import progress
+from lorapar_core.parquet import write_table
+from lorapar_core.prompts import (
+    Tokenizer,
+    answer_ids,
+    grpo_prompt_ids,
+    sft_prompt_ids,
+    text_ids,
+    with_chat_template,
+)
+from lorapar_core.spec import Spec
+
+EXAMPLES = pa.schema(
+    [(name, pa.string()) for name in ("id", "prompt", "answer", "reference", "source", "split")]
+)
+TOKENS = pa.schema(
+    [
+        ("example_id", pa.string()),
+        ("format", pa.string()),
+        ("prompt_ids", pa.list_(pa.int32())),
+        ("answer_ids", pa.list_(pa.int32())),
+    ]
+)
+_PROGRESS_EVERY = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An example with its id and where it came from."""
+
+    id: str
+    example: Example
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What is learned from and what is tested on, and what was left out on the way."""
+
+    train: list[Entry]
+    test: list[Entry]
+    duplicates: int
+    test_overlap: int
+
+
+def run(spec: Spec, out: Path) -> None:
+    """Prepare the examples that `spec.config` asks for."""
+    data = DataConfig.model_validate(spec.config["data"])
+    gathered: dict[str, list[Entry]] = {}
+    empty = 0
+    for split in ("train", "test"):
+        if spec.config[split] is not None:
+            source = Source.from_json(spec.config[split])
+            gathered[split], left_out = read_source(source, spec.inputs.get(split), data=data)
+            empty += left_out
+    chosen = choose(gathered["train"], gathered.get("test"), data=data)
+
+    tokenizer = _tokenizer(spec.inputs["tokenizer"])
+    with_chat_template(tokenizer, spec.config["model"]["chat_template"])
+    tokens = tokenize(chosen, tokenizer, sft=spec.config["sft"], grpo=spec.config["grpo"])
+
+    train = [entry for entry in chosen.train if entry.id not in tokens.unusable]
+    if not train:
+        raise DataError(
+            "every training prompt fills sft.max_length by itself; raise sft.max_length above "
+            f"{spec.config['sft']['max_length']}"
+        )
+    write_table(out / "examples.parquet", _example_columns(train, "train"), EXAMPLES)
+    write_table(out / "test.parquet", _example_columns(chosen.test, "test"), EXAMPLES)
+    tested = {entry.id for entry in chosen.test}
+    write_table(out / "tokens.parquet", tokens.rows(lambda i: i not in tested), TOKENS)
+    write_table(out / "test_tokens.parquet", tokens.rows(lambda i: i in tested), TOKENS)
+    summary = {
+        "train": len(train),
+        "test": len(chosen.test),
+        "duplicates": chosen.duplicates,
+        "test_overlap": chosen.test_overlap,
+        "empty": empty,
+        "cut": tokens.cut,
+        "too_long_for_sft": len(tokens.unusable),
+        "too_long_for_grpo": tokens.too_long_for_grpo,
+    }
+    (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+
+
+def read_source(source: Source, path: Path | None, *, data: DataConfig) -> tuple[list[Entry], int]:
+    """All examples of a source, and how many empty rows it has.
+
+    An empty row of a file is an error: its owner can mend it. One of a hub set is left out.
+    """
+    entries, empty = [], 0
+    if source.kind == "arithmetic":
+        return [entry_of(example, source.name) for example in _arithmetic(source, data)], 0
+    if source.kind == "file":
+        if path is None:
+            raise DataError(f"no input file was given for data source {source.name}")
+        rows = read_rows(path)
+    else:
+        rows = hub_rows(source)
+    for number, row in rows:
+        place = f"{source.name} row {number}" if path is None else f"{path} line {number}"
+        try:
+            example = example_from(row, place=place, shape=source.shape, columns=source.columns)
+        except EmptyRow as error:
+            if source.kind == "file":
+                raise DataError(str(error)) from error
+            empty += 1
+            continue
+        entries.append(entry_of(example, source.name))
+    if not entries:
+        raise DataError(f"data source {source.name} holds no examples")
+    return entries, empty
+
+
+def _arithmetic(source: Source, data: DataConfig) -> Iterator[Example]:
+    made = problems(
+        split="test" if source.split == "test" else "train",
+        count=data.test_examples if source.split == "test" else data.examples,
+        single_step_share=data.single_step_share,
+        seed=data.seed,
+    )
+    for problem in made:
+        yield Example(problem.prompt, problem.answer, reference_of(problem.answer))
+
+
+def entry_of(example: Example, source: str) -> Entry:
+    """The example under its id: half the sha256 of the canonical JSON of [prompt, answer]."""
+    content = json.dumps(
+        [example.prompt, example.answer], ensure_ascii=False, separators=(",", ":")
+    )
+    return Entry(hashlib.sha256(content.encode()).hexdigest()[:32], example, source)
+
+
+def ordered(entries: Iterable[Entry], seed: int) -> list[Entry]:
+    """The entries without repeats, in the seeded order of their ids."""
+    distinct = {entry.id: entry for entry in entries}
+
+    def rank(entry: Entry) -> str:
+        return hashlib.sha256(f"{seed}:{entry.id}".encode()).hexdigest()
+
+    return sorted(distinct.values(), key=rank)
+
+
+def choose(train: Sequence[Entry], test: Sequence[Entry] | None, *, data: DataConfig) -> Chosen:
+    """Which examples are trained and tested on.
+
+    Without a test set, `data.test_examples` are held back from the training examples.
+
+    Raises:
+        DataError: no test problem can be had, or no training example is left.
+    """
+    pool = ordered(train, data.seed)
+    duplicates = len(train) - len(pool)
+    if test is not None:
+        tested = ordered(test, data.seed)
+        duplicates += len(test) - len(tested)
+    else:
+        if not 0 < data.test_examples < len(pool):
+            raise DataError(
+                f"{train[0].source} has no test set of its own and {len(pool)} examples; set "
+                "data.test_examples to how many of them to hold back (at least 1, and not all), "
+                "or set data.test_source"
+            )
+        tested = pool[: -data.test_examples - 1 : -1]
+        pool = pool[: -data.test_examples]
+    asked = {entry.example.prompt for entry in tested}
+    left = [entry for entry in pool if entry.example.prompt not in asked]
+    if not left:
+        raise DataError(
+            f"no training example is left: the prompts of all {len(pool)} are also test prompts; "
+            "set data.test_source to other problems"
+        )
+    return Chosen(
+        train=left[: data.examples or None],
+        test=tested[: data.test_examples or None],
+        duplicates=duplicates,
+        test_overlap=len(pool) - len(left),
+    )
+
+
+@dataclass(slots=True)
+class Tokens:
+    """The rows of tokens.parquet, and what didn't fit."""
+
+    columns: dict[str, list[Any]]
+    unusable: set[str]
+    """Training examples whose SFT prompt leaves no room for any answer."""
+    cut: int = 0
+    too_long_for_grpo: int = 0
+
+    def add(self, entry: Entry, form: str, prompt: list[int], answer: list[int]) -> None:
+        row = (entry.id, form, prompt, answer)
+        for column, value in zip(self.columns.values(), row, strict=True):
+            column.append(value)
+
+    def rows(self, chosen: Callable[[str], bool]) -> dict[str, list[Any]]:
+        """The rows whose example id is chosen."""
+        keep = [chosen(i) for i in self.columns["example_id"]]
+        return {name: list(compress(column, keep)) for name, column in self.columns.items()}
+
+
+def tokenize(
+    chosen: Chosen, tokenizer: Tokenizer, *, sft: dict[str, Any], grpo: dict[str, Any]
+) -> Tokens:
+    """Token rows of all chosen examples: all of SFT's, then all of GRPO's.
+
+    Limits are for training. Test problems keep their whole prompt and have a row of either format.
+    """
+    tokens = Tokens(columns={name: [] for name in TOKENS.names}, unusable=set())
+    entries = [(entry, True) for entry in chosen.train] + [(entry, False) for entry in chosen.test]
+    for step, (entry, trains) in enumerate(entries, start=1):
+        _add_sft(tokens, entry, tokenizer, sft, trains=trains)
+        if step % _PROGRESS_EVERY == 0:
+            progress(step=step, total=2 * len(entries))
+    for step, (entry, trains) in enumerate(entries, start=1):
+        if entry.id not in tokens.unusable:
+            _add_grpo(tokens, entry, tokenizer, sft, grpo, trains=trains)
+        if step % _PROGRESS_EVERY == 0:
+            progress(step=len(entries) + step, total=2 * len(entries))
+    return tokens
+
+
+def _add_sft(
+    tokens: Tokens, entry: Entry, tokenizer: Tokenizer, sft: dict[str, Any], *, trains: bool
+) -> None:
+    prompt = sft_prompt_ids(tokenizer, entry.example.prompt, how=sft["prompt"])
+    answer = answer_ids(tokenizer, entry.example.answer)
+    room = sft["max_length"] - len(prompt)
+    if trains and room <= 0:
+        tokens.unusable.add(entry.id)
+        return
+    tokens.cut += trains and len(answer) > room
+    tokens.add(entry, "sft", prompt, answer[: max(room, 0)])
+
+
+def _add_grpo(
+    tokens: Tokens,
+    entry: Entry,
+    tokenizer: Tokenizer,
+    sft: dict[str, Any],
+    grpo: dict[str, Any],
+    *,
+    trains: bool,
+) -> None:
+    question = entry.example.prompt
+    if trains and len(text_ids(tokenizer, question)) > grpo["max_prompt_length"]:
+        tokens.too_long_for_grpo += 1
+        return
+    prompt = grpo_prompt_ids(
+        tokenizer,
+        question,
+        how=grpo["prompt"],
+        system_prompt=grpo["system_prompt"],
+        sft_how=sft["prompt"],
+    )
+    tokens.add(entry, "grpo", prompt, [])
+
+
+def _example_columns(entries: list[Entry], split: str) -> dict[str, list[str]]:
+    return {
+        "id": [entry.id for entry in entries],
+        "prompt": [entry.example.prompt for entry in entries],
+        "answer": [entry.example.answer for entry in entries],
+        "reference": [entry.example.reference for entry in entries],
+        "source": [entry.source for entry in entries],
+        "split": [split] * len(entries),
+    }
+
+
+def _tokenizer(path: Path) -> Tokenizer:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: no tokenizer can be loaded ({error})") from error

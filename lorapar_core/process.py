@@ -1,0 +1,78 @@
+"""The state of a process that runs stages: environment, thread counts, seeds.
+
+A stage must give the same bytes in a fresh process and in one that ran others before it, so every
+stage starts from `reset`: seeds, grad mode, default dtype and thread counts as a new process has
+them. Stages seed what they draw themselves; the seed here only makes an oversight repeatable.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import random
+import sys
+
+from lorapar_core.config import RuntimeConfig
+
+_ENVIRONMENT = {
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRL_EXPERIMENTAL_SILENCE": "1",
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    "LITELLM_MODE": "PRODUCTION",
+}
+
+
+def thread_count(runtime: RuntimeConfig) -> int:
+    """CPU threads that a heavy process uses: as told, else every core it may run on."""
+    return runtime.threads or len(os.sched_getaffinity(0)) or 1
+
+
+def environment(runtime: RuntimeConfig) -> dict[str, str]:
+    """Variables that must stand before a heavy library is imported."""
+    threads = str(thread_count(runtime))
+    return {**_ENVIRONMENT, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+
+
+def quiet_libraries() -> None:
+    """Let libraries log through `logging` at INFO and up, with no telemetry."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if not logging.getLogger().handlers:
+        logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(name)s: %(message)s")
+    for noisy in ("httpx", "httpcore", "urllib3", "filelock", "fsspec", "LiteLLM", "asyncio"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def reset(runtime: RuntimeConfig) -> None:
+    """Bring the process to the state in which every stage starts."""
+    random.seed(0)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(0)
+    gc.collect()
+    if "torch" in sys.modules:
+        reset_torch(runtime)
+
+
+def reset_torch(runtime: RuntimeConfig) -> None:
+    """The torch part of `reset`; stages call it after importing torch."""
+    import torch
+
+    torch.set_num_threads(thread_count(runtime))
+    torch.set_grad_enabled(True)
+    torch.set_default_dtype(torch.float32)
+    torch.use_deterministic_algorithms(False)
+    torch.manual_seed(0)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def device(runtime: RuntimeConfig) -> str:
+    """torch's name of the device to compute on."""
+    if runtime.device != "auto":
+        return runtime.device
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,149 @@
+"""Read a recipe: a shipped name or a YAML file, sparse overrides merged in, one clear error line.
+
+Overrides are sections that hold only the fields to change; a field that is itself a mapping or a
+list (`grpo.rewards`, `teachers`) is replaced whole.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from lorapar_core.config import Recipe, Section
+from lorapar_core.errors import ConfigError
+
+
+def load_recipe(
+    source: str | Path, *, recipes: Path, overrides: Mapping[str, Any] | None = None
+) -> Recipe:
+    """The recipe named `source` in the directory `recipes`, or in the YAML file `source`.
+
+    Raises:
+        ConfigError: no such recipe, bad YAML, an unknown field, or a value out of bounds.
+    """
+    path = find_recipe(source, recipes=recipes)
+    try:
+        fields = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} can't be read as YAML: {_one_line(error)}") from error
+    if not isinstance(fields, dict):
+        raise ConfigError(f"{path} holds no sections; expected YAML like 'partition: {{theta: 0.9}}'")
+    return parse_recipe(merge({"name": path.stem, **fields}, overrides or {}))
+
+
+def find_recipe(source: str | Path, *, recipes: Path) -> Path:
+    """The file of a shipped recipe's name, or of a path.
+
+    Raises:
+        ConfigError: neither exists.
+    """
+    path = Path(source)
+    if path.suffix in (".yaml", ".yml"):
+        if path.is_file():
+            return path
+        raise ConfigError(f"recipe file {path} doesn't exist; give an existing .yaml file")
+    shipped = {file.stem: file for file in sorted(recipes.glob("*.yaml"))}
+    if str(source) in shipped:
+        return shipped[str(source)]
+    raise ConfigError(
+        f"no recipe {str(source)!r}{did_you_mean(str(source), shipped)}; there are "
+        f"{', '.join(shipped)}, or give a .yaml file"
+    )
+
+
+def merge(fields: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """`fields` with `overrides` over them: sections field by field, everything else whole."""
+    merged = dict(fields)
+    for section, value in overrides.items():
+        old = merged.get(section)
+        is_section = isinstance(value, Mapping) and isinstance(old, Mapping)
+        merged[section] = {**old, **value} if is_section else value
+    return merged
+
+
+def parse_recipe(fields: Mapping[str, Any]) -> Recipe:
+    """A checked recipe out of plain values.
+
+    Raises:
+        ConfigError: one line that names the first wrong field, its value, and what was expected.
+    """
+    try:
+        return Recipe.model_validate(fields)
+    except ValidationError as error:
+        raise ConfigError(describe(error)) from None
+
+
+def parse_assignments(assignments: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """`section.field=value` lines (values as YAML) as sparse sections.
+
+    Raises:
+        ConfigError: a line of another form.
+    """
+    sections: dict[str, Any] = {}
+    for line in assignments:
+        target, equals, text = line.partition("=")
+        section, dot, name = target.strip().partition(".")
+        if not equals or not section or (dot and not name):
+            raise ConfigError(
+                f"--set {line!r} can't be read; expected section.field=value, "
+                "such as partition.theta=0.8"
+            )
+        value = _yaml_value(text)
+        if dot:
+            sections.setdefault(section, {})[name] = value
+        else:
+            sections[section] = value
+    return sections
+
+
+def _yaml_value(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"value {text!r} can't be read as YAML: {_one_line(error)}") from error
+
+
+def describe(error: ValidationError) -> str:
+    """The first problem of a pydantic error as one line; unknown fields come first."""
+    problems = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    first = problems[0]
+    where = ".".join(str(part) for part in first["loc"]) or "recipe"
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    if first["type"] == "extra_forbidden":
+        hint = did_you_mean(str(first["loc"][-1]), _fields_at(first["loc"][:-1]))
+        return f"{where}: unknown field{hint}{more}"
+    said = first["msg"].removeprefix("Value error, ")
+    shown = "" if first["type"] in ("value_error", "missing") else f"{first['input']!r} is wrong: "
+    return f"{where}: {shown}{_one_line(said)}{more}"
+
+
+def _fields_at(location: tuple[int | str, ...]) -> list[str]:
+    """Names of the fields of the section at `location` (list positions are passed over)."""
+    model: type[BaseModel] = Recipe
+    for part in location:
+        if isinstance(part, int) or part not in model.model_fields:
+            continue
+        model = _section_of(model.model_fields[part].annotation) or model
+    return list(model.model_fields)
+
+
+def _section_of(annotation: Any) -> type[Section] | None:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    inner = getattr(annotation, "__args__", ())
+    return next((found for a in inner if (found := _section_of(a))), None)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`, did you mean X?`, or nothing where no known word is near."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f", did you mean {near[0]}?" if near else ""
+
+
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split())

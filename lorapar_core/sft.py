@@ -1,0 +1,68 @@
+"""Stage `sft`: supervised fine-tuning of a system's active elements, through trl's SFTTrainer.
+
+Examples come tokenised from stage `prepare`, so SFT and scoring see the same tokens and the same
+loss mask (prompt tokens are ignored).
+
+config: sft, model, dropout, system, data, epochs. Writes `adapter/` and `metrics.jsonl`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from trl import SFTConfig as TrlSftConfig
+from trl import SFTTrainer
+
+from lorapar_core.config import SftConfig
+from lorapar_core.gradients import IGNORED
+from lorapar_core.loading import load_tokenizer
+from lorapar_core.moments import token_rows
+from lorapar_core.spec import Spec
+from lorapar_core.training import (
+    MaskedTraining,
+    Progress,
+    common_arguments,
+    finish,
+    open_setting,
+    training_ids,
+)
+
+
+class MaskedSftTrainer(MaskedTraining, SFTTrainer):  # type: ignore[misc]
+    """SFTTrainer that trains active elements only."""
+
+
+def run(spec: Spec, out: Path) -> None:
+    section = SftConfig.model_validate(spec.config["sft"])
+    setting = open_setting(spec, dropout=spec.config["dropout"])
+    arguments = TrlSftConfig(
+        **common_arguments(spec, section, setting),
+        max_length=section.max_length,
+        packing=False,
+        loss_type="nll",
+        dataset_kwargs={"skip_prepare_dataset": True},
+    )
+    progress = Progress()
+    trainer = MaskedSftTrainer(
+        model=setting.model,
+        args=arguments,
+        train_dataset=Dataset.from_list(_rows(spec)),
+        processing_class=load_tokenizer(spec.inputs["base"]),
+        callbacks=[progress],
+    )
+    trainer.masks = setting.masks
+    trainer.train()
+    finish(spec, setting, progress, out)
+
+
+def _rows(spec: Spec) -> list[dict[str, Any]]:
+    tokens = token_rows(spec.inputs["tokens"], format="sft")
+    return [
+        {
+            "input_ids": [*tokens[i][0], *tokens[i][1]],
+            "labels": [IGNORED] * len(tokens[i][0]) + tokens[i][1],
+        }
+        for i in training_ids(spec, tokens)
+    ]

@@ -1,0 +1,167 @@
+"""A transformers model as teacher: the log-probabilities of the two labels, no sampling.
+
+Both labelled prompts are tokenised whole; where they first differ, the next-token distribution
+gives log p(label). All prompts of a teacher begin alike, so the KV cache of their common prefix
+is computed once and expanded to each batch; the head sees the last position only.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lorapar_core import events
+from lorapar_core.loading import load_base, load_tokenizer
+from lorapar_core.teachers.ballot import Ballot
+from lorapar_core.teachers.prompts import LABELS, REPLY_START
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+BATCH_TOKENS = 4096
+
+
+class LocalTeacher:
+    """Votes of one local model."""
+
+    def __init__(
+        self, path: Path, *, label: str, dtype: str, attention: str, device: str, template: str
+    ) -> None:
+        self._label = label
+        self._device = device
+        self._tokenizer = load_tokenizer(path, chat_template=template)
+        self._model = load_base(path, dtype=dtype, attention=attention, device=device)
+
+    def vote(self, questions: Sequence[tuple[str, str]]) -> list[Ballot]:
+        """A ballot for each (example id, user message), in that order."""
+        contexts = [label_context(self._tokenizer, message) for _, message in questions]
+        started = time.monotonic()
+        scores = label_logprobs(self._model, contexts, device=self._device)
+        seconds = (time.monotonic() - started) / max(1, len(questions))
+        return [
+            Ballot(
+                example_id=example_id,
+                label=1 if one >= two else 2,
+                reply="",
+                served_model=self._label,
+                logprob_1=one,
+                logprob_2=two,
+                prompt_tokens=len(context[0]),
+                seconds=seconds,
+            )
+            for (example_id, _), context, (one, two) in zip(
+                questions, contexts, scores, strict=True
+            )
+        ]
+
+
+Context = tuple[list[int], int, int]
+"""Token ids up to where the labels differ, then the token of label 1 and of label 2."""
+
+
+def label_context(tokenizer: PreTrainedTokenizerBase, message: str) -> Context:
+    """What precedes the deciding token, and the two tokens it may be."""
+    text = _rendered(tokenizer, message) + REPLY_START
+    special = not tokenizer.chat_template
+    one, two = (
+        tokenizer(text + LABELS[system], add_special_tokens=special)["input_ids"]
+        for system in (1, 2)
+    )
+    same = next(i for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b)
+    return one[:same], one[same], two[same]
+
+
+def _rendered(tokenizer: PreTrainedTokenizerBase, message: str) -> str:
+    if not tokenizer.chat_template:
+        return message + "\n\nReply: "
+    chat = [{"role": "user", "content": message}]
+    text: str = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    return text
+
+
+@torch.inference_mode()
+def label_logprobs(
+    model: PreTrainedModel, contexts: Sequence[Context], *, device: str
+) -> list[tuple[float, float]]:
+    """Log-probabilities (nats) of both labels for each context, in the order given."""
+    prefix = _common_prefix([ids for ids, _, _ in contexts])
+    cache = _prefix_cache(model, prefix, device)
+    scores: list[tuple[float, float]] = [(math.nan, math.nan)] * len(contexts)
+    done = 0
+    for batch in _batches([len(ids) - len(prefix) for ids, _, _ in contexts]):
+        rows = [contexts[i][0][len(prefix) :] for i in batch]
+        logprobs = _last_logprobs(model, rows, cache, len(prefix), device)
+        for row, i in enumerate(batch):
+            _, one, two = contexts[i]
+            scores[i] = (float(logprobs[row, one]), float(logprobs[row, two]))
+        done += len(batch)
+        events.progress(step=done, total=len(contexts))
+    return scores
+
+
+def _common_prefix(rows: Sequence[list[int]]) -> list[int]:
+    """The longest prefix of all rows that leaves each at least one token."""
+    shortest, longest = min(rows), max(rows)  # lexicographic neighbours decide for all
+    same = 0
+    limit = min(len(row) for row in rows) - 1
+    while same < limit and shortest[same] == longest[same]:
+        same += 1
+    return shortest[:same]
+
+
+def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Positions in batches of like length, at most `BATCH_TOKENS` padded tokens each."""
+    batch: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
+        if batch and lengths[i] * (len(batch) + 1) > BATCH_TOKENS:
+            yield batch
+            batch = []
+        batch.append(i)
+    yield batch
+
+
+def _prefix_cache(model: PreTrainedModel, prefix: list[int], device: str) -> list[Any]:
+    """Key and value of each layer over the common prefix, each (1, kv heads, prefix, head dim)."""
+    if not prefix:
+        return []
+    ids = torch.tensor([prefix], device=device)
+    cache = model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
+    return [(layer.keys, layer.values) for layer in cache.layers]
+
+
+def _last_logprobs(
+    model: PreTrainedModel,
+    rows: Sequence[list[int]],
+    cache: list[Any],
+    prefix: int,
+    device: str,
+) -> torch.Tensor:
+    """Log-probabilities (rows, vocabulary) of the token after each row."""
+    from transformers import DynamicCache
+
+    count, width = len(rows), max(len(row) for row in rows)
+    ids = torch.zeros(count, width, dtype=torch.long)
+    mask = torch.zeros(count, prefix + width, dtype=torch.long)
+    mask[:, :prefix] = 1
+    for r, row in enumerate(rows):  # padded on the right: the rows' positions are plain
+        ids[r, : len(row)] = torch.tensor(row)
+        mask[r, prefix : prefix + len(row)] = 1
+    past = DynamicCache()
+    for layer, (keys, values) in enumerate(cache):
+        past.update(keys.repeat(count, 1, 1, 1), values.repeat(count, 1, 1, 1), layer)
+    last = torch.tensor([len(row) - 1 for row in rows])
+    keep = torch.unique(last)  # the head only where some row ends
+    logits = model(
+        input_ids=ids.to(device),
+        attention_mask=mask.to(device),
+        past_key_values=past,
+        use_cache=True,
+        logits_to_keep=keep.to(device),
+    ).logits
+    ends = logits[torch.arange(count), torch.searchsorted(keep, last).to(logits.device)]
+    return ends.float().log_softmax(-1).cpu()

@@ -1,0 +1,186 @@
+"""What SFT and GRPO share: the masked optimizer in trl's trainers, progress, and the result.
+
+Both trainers get their optimizer through `create_optimizer`, the one point that both honour after
+the model is on its device. Every argument that trl would default differently is set explicitly.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.numpy import load_file
+from transformers import TrainerCallback
+
+from lorapar_core import events
+from lorapar_core.config import GrpoConfig, ModelConfig, SftConfig
+from lorapar_core.errors import TooFewExamples, TrainingError
+from lorapar_core.loading import (
+    adapter_parameters,
+    attach_adapter,
+    load_base,
+    read_adapter_config,
+    save_adapter,
+)
+from lorapar_core.masked_optimizer import MaskedAdamW, restrict
+from lorapar_core.moments import seeded_order, system_ids
+from lorapar_core.partition import active_mask
+from lorapar_core.process import device, reset_torch
+from lorapar_core.spec import Spec
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+
+class MaskedTraining:
+    """Mixin for a trl trainer: trains the elements of `masks` (adapter key -> bool), no others."""
+
+    masks: Mapping[str, torch.Tensor]
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        trainer: Any = self
+        if trainer.optimizer is None:
+            args = trainer.args
+            parameters, masks = restrict(adapter_parameters(model or trainer.model), self.masks)
+            trainer.optimizer = MaskedAdamW(
+                parameters,
+                masks,
+                lr=args.learning_rate,
+                betas=(args.adam_beta1, args.adam_beta2),
+                eps=args.adam_epsilon,
+                weight_decay=args.weight_decay,
+            )
+        optimizer: torch.optim.Optimizer = trainer.optimizer
+        return optimizer
+
+
+class Progress(TrainerCallback):
+    """Keeps what the trainer logs, and reports each step.
+
+    Raises:
+        TrainingError: the loss is no number any more.
+    """
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        figures = {k: v for k, v in (logs or {}).items() if isinstance(v, int | float)}
+        if "train_runtime" in figures:  # trl's closing summary of times
+            return
+        if not math.isfinite(figures.get("loss", 0.0)):
+            raise TrainingError(
+                f"loss is {figures['loss']} at step {state.global_step}; lower the learning rate, "
+                "or use model.dtype: float32"
+            )
+        self.rows.append({"step": state.global_step, **figures})
+        shown = {k: v for k, v in figures.items() if k in ("loss", "reward", "grad_norm", "kl")}
+        events.progress(step=state.global_step, total=state.max_steps, **shown)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a training stage starts from."""
+
+    model: PeftModel
+    masks: dict[str, torch.Tensor]
+    device: str
+    dtype: str
+
+
+def open_setting(spec: Spec, *, dropout: float) -> Setting:
+    """Base, adapter and the stage's active mask, on the device, adapter trainable."""
+    reset_torch(spec.runtime)
+    config = ModelConfig.model_validate(spec.config["model"])
+    where = device(spec.runtime)
+    base = load_base(
+        spec.inputs["base"], dtype=config.dtype, attention=config.attention, device=where
+    )
+    model = attach_adapter(base, spec.inputs["adapter"], dropout=dropout, trainable=True)
+    bits = load_file(spec.inputs["masks"])
+    masks = {
+        key: torch.from_numpy(active_mask(tensor, spec.config["system"]))
+        for key, tensor in bits.items()
+    }
+    return Setting(model, masks, where, config.dtype)
+
+
+def training_ids(spec: Spec, available: Mapping[str, Any]) -> list[str]:
+    """Ids of the stage's training examples, in seeded order.
+
+    Raises:
+        TooFewExamples: there are none.
+    """
+    system = "all" if spec.config["data"] == "all" else spec.config["system"]
+    ids = [i for i in system_ids(spec.inputs["labels"], system) if i in available]
+    if not ids:
+        raise TooFewExamples(
+            f"{spec.name} has no example of system {system} to train on; look at the labels, or "
+            "set the stage's data: all"
+        )
+    return seeded_order(ids, seed=spec.config[spec.stage]["seed"])
+
+
+def common_arguments(
+    spec: Spec, section: SftConfig | GrpoConfig, setting: Setting
+) -> dict[str, Any]:
+    """Trainer arguments that SFT and GRPO set alike."""
+    return {
+        "output_dir": str(spec.scratch / "trainer"),
+        "per_device_train_batch_size": section.batch_size,
+        "gradient_accumulation_steps": section.accumulation,
+        "learning_rate": section.learning_rate,
+        "lr_scheduler_type": section.schedule,
+        "warmup_steps": section.warmup,
+        "weight_decay": section.weight_decay,
+        "adam_beta1": section.adam_beta1,
+        "adam_beta2": section.adam_beta2,
+        "adam_epsilon": 1e-8,
+        "max_grad_norm": section.max_grad_norm,
+        "num_train_epochs": spec.config["epochs"],
+        "max_steps": section.max_steps or -1,
+        "activation_checkpointing": section.activation_checkpointing,
+        "bf16": setting.dtype == "bfloat16",
+        "use_cpu": setting.device == "cpu",
+        "seed": section.seed,
+        "data_seed": section.seed,
+        "logging_steps": 1,
+        "logging_first_step": True,
+        "logging_nan_inf_filter": False,
+        "disable_tqdm": True,
+        "save_strategy": "no",
+        "eval_strategy": "no",
+        "report_to": "none",
+        "dataloader_num_workers": 0,
+        "dataloader_pin_memory": setting.device != "cpu",
+        "remove_unused_columns": False,
+    }
+
+
+def finish(spec: Spec, setting: Setting, progress: Progress, out: Path) -> None:
+    """Write the trained adapter and its metrics.
+
+    Raises:
+        TrainingError: no step was taken.
+    """
+    if not progress.rows:
+        raise TrainingError(
+            f"{spec.name} took no optimizer step: too little data for batch_size × accumulation; "
+            "lower them or take more data"
+        )
+    fields = read_adapter_config(spec.inputs["adapter"])
+    save_adapter(
+        out / "adapter",
+        {key: parameter.data for key, parameter in adapter_parameters(setting.model).items()},
+        r=fields["r"],
+        lora_alpha=fields["lora_alpha"],
+        target_modules=fields["target_modules"],
+        base=fields["base_model_name_or_path"],
+    )
+    lines = "".join(json.dumps(row) + "\n" for row in progress.rows)
+    (out / "metrics.jsonl").write_text(lines)

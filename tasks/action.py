@@ -1,0 +1,80 @@
+"""An action: one stage with its slice of the recipe and its inputs, named by what it computes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from artifacts import Ref, action_key
+from lorapar_core.stages import stage
+
+
+@dataclass(frozen=True, slots=True)
+class External:
+    """An input outside the store: a data file, a hub snapshot. Its digest names it.
+
+    Without a digest it is not known yet (a plan of what no run has made).
+    """
+
+    digest: str | None = None
+    path: Path | None = None
+
+
+Input = Ref | External
+UNKNOWN = External()
+
+
+@dataclass(frozen=True)
+class Action:
+    """What is to be computed. Two actions with the same key give the same artifacts."""
+
+    stage: str
+    name: str
+    """As people see it: `score[1]`. No part of the key."""
+    config: Mapping[str, Any]
+    inputs: Mapping[str, Input] = field(default_factory=dict)
+    site: Mapping[str, Any] = field(default_factory=dict)
+    """Needed to run, no part of the key: a URL, the name of a key's variable."""
+    place: Literal["device", "network"] = "device"
+    """Waits for a compute process, or for a network."""
+    units: int = 0
+    """How many examples it asks or computes on, for `plan`; 0 where that says nothing."""
+
+    @property
+    def version(self) -> int:
+        return stage(self.stage).version
+
+    @cached_property
+    def key(self) -> str | None:
+        """The action key; None while an input is unknown."""
+        digests = {role: value.digest for role, value in self.inputs.items()}
+        known = {role: digest for role, digest in digests.items() if digest is not None}
+        if len(known) < len(digests):
+            return None
+        return action_key(
+            stage=self.stage, version=self.version, config=self.config, inputs=known
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What an action came to."""
+
+    name: str
+    stage: str
+    key: str | None
+    action: Literal["cached", "computed", "missing"]
+    """`missing`: a plan found nothing, and nothing was run."""
+    seconds: float
+    outputs: Mapping[str, Ref]
+
+    def __getitem__(self, role: str) -> Input:
+        """The artifact of a role; unknown where nothing was run.
+
+        Raises:
+            KeyError: the stage ran and has no such role.
+        """
+        return UNKNOWN if self.action == "missing" else self.outputs[role]

@@ -1,0 +1,198 @@
+"""Processes that run heavy stages: started when needed, `children` at a time, gone with us.
+
+A child asks the kernel to die with the *thread* that started it, and the threads that run tasks
+come and go. So one thread of this module, which lives as long as the process, starts them all.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Literal
+
+from lorapar_core.config import RuntimeConfig
+from lorapar_core.errors import StageFailed, error_named
+from lorapar_core.process import environment
+from lorapar_core.spec import Spec
+
+Listener = Callable[[Mapping[str, Any]], None]
+_GRACE_S = 5.0
+
+
+class Children:
+    """The child processes of one run; close it to end them."""
+
+    def __init__(self, runtime: RuntimeConfig) -> None:
+        self._runtime = runtime
+        self._places = {
+            "device": threading.BoundedSemaphore(runtime.children),
+            "network": threading.BoundedSemaphore(16),
+        }
+        self._idle: list[_Child] = []
+        self._all: set[_Child] = set()
+        self._guard = threading.Lock()
+        self._starter = ThreadPoolExecutor(1, thread_name_prefix="lorapar-child-starter")
+
+    def __enter__(self) -> Children:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End every child."""
+        with self._guard:
+            children, self._all, self._idle = list(self._all), set(), []
+        for child in children:
+            child.end()
+        self._starter.shutdown(wait=True)
+
+    def run(
+        self, spec: Spec, out: Path, *, place: Literal["device", "network"], listen: Listener
+    ) -> float:
+        """Run one stage in a child; returns the seconds it took, the wait for a place left out.
+
+        Raises:
+            LoraparError: what the stage said, or `StageFailed` if its process died.
+        """
+        stays = self._runtime.child == "resident" and place == "device"
+        with self._places[place]:
+            child = self._take() if stays else self._start()
+            started = time.monotonic()
+            try:
+                child.run(spec, out, listen)
+            except StageFailed:
+                self._forget(child)
+                raise
+            except Exception:  # the stage refused; the process is as good as before
+                self._put_back(child, stays=stays)
+                raise
+            except BaseException:  # cancelled while the stage runs
+                self._forget(child)
+                raise
+            self._put_back(child, stays=stays)
+            return time.monotonic() - started
+
+    def _take(self) -> _Child:
+        with self._guard:
+            if self._idle:
+                return self._idle.pop()
+        return self._start()
+
+    def _start(self) -> _Child:
+        child = self._starter.submit(_Child, self._runtime).result()
+        with self._guard:
+            self._all.add(child)
+        return child
+
+    def _put_back(self, child: _Child, *, stays: bool) -> None:
+        if not stays:
+            self._forget(child)
+            return
+        with self._guard:
+            self._idle.append(child)
+
+    def _forget(self, child: _Child) -> None:
+        with self._guard:
+            self._all.discard(child)
+        child.end()
+
+
+class _Child:
+    """One process that serves stages (`lorapar_core.child`)."""
+
+    def __init__(self, runtime: RuntimeConfig) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "lorapar_core", "--serve"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **environment(runtime)},
+        )
+        self._listen: Listener = _ignore
+        self._last_words: list[str] = []
+        self._drain = threading.Thread(target=self._read_stderr, daemon=True)
+        self._drain.start()
+
+    def run(self, spec: Spec, out: Path, listen: Listener) -> None:
+        self._listen = listen
+        request = {"spec": json.loads(spec.to_json()), "out": str(out)}
+        try:
+            stdin = _open(self._process.stdin)
+            stdin.write(json.dumps(request) + "\n")
+            stdin.flush()
+            self._await(spec.name, listen)
+        except BrokenPipeError:
+            raise self._died(spec.name) from None
+        finally:
+            self._listen = _ignore
+
+    def _await(self, name: str, listen: Listener) -> None:
+        for line in _open(self._process.stdout):
+            event = json.loads(line)
+            if event["event"] == "done":
+                return
+            if event["event"] == "error":
+                if "traceback" in event:
+                    listen(_log("lorapar.child", logging.ERROR, event["traceback"]))
+                raise error_named(event["kind"], event["message"])
+            listen(event)
+        raise self._died(name)
+
+    def _died(self, name: str) -> StageFailed:
+        code = self._process.wait()
+        self._drain.join(_GRACE_S)
+        how = f"was killed by signal {-code}" if code < 0 else f"exited with {code}"
+        said = f"; it last said: {' / '.join(self._last_words[-3:])}" if self._last_words else ""
+        memory = " (out of memory?)" if code == -9 else ""
+        return StageFailed(f"the process of {name} {how}{memory}{said}")
+
+    def _read_stderr(self) -> None:
+        for line in _open(self._process.stderr):
+            text = line.strip()
+            if text:
+                self._last_words = [*self._last_words[-9:], text]
+                self._listen(_log("lorapar.child.stderr", logging.INFO, text))
+
+    def end(self) -> None:
+        """Close its input; kill it if that isn't enough (a stage is running)."""
+        process = self._process
+        if process.stdin:
+            try:
+                process.stdin.close()
+            except BrokenPipeError:
+                pass  # it is gone already
+        try:
+            process.wait(timeout=0.5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _open(stream: IO[str] | None) -> IO[str]:
+    if stream is None:
+        raise StageFailed("the child process has no pipe")
+    return stream
+
+
+def _log(logger: str, level: int, message: str) -> dict[str, Any]:
+    return {"event": "log", "logger": logger, "level": level, "message": message}
+
+
+def _ignore(_event: Mapping[str, Any]) -> None:
+    """Nobody asks."""

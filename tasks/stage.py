@@ -1,0 +1,132 @@
+"""The one place where core and store meet: look up, lock, look again, run, publish."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from artifacts import Record, Ref, Store
+from lorapar_core.config import RuntimeConfig
+from lorapar_core.process import thread_count
+from lorapar_core.spec import Spec
+from tasks.action import Action, External, Outcome
+from tasks.children import Children
+
+Listener = Callable[[Mapping[str, Any]], None]
+_LIBRARIES = ("torch", "transformers", "peft", "trl", "litellm", "datasets")
+
+
+def look_up(action: Action, store: Store) -> Outcome | None:
+    """The action's outcome if the store has it whole, else None."""
+    record = store.lookup(action.key) if action.key else None
+    return _outcome(record, action, "cached", 0.0) if record else None
+
+
+def perform(
+    action: Action, *, store: Store, children: Children, runtime: RuntimeConfig, listen: Listener
+) -> Outcome:
+    """The action's outcome, computed if the store doesn't have it.
+
+    Raises:
+        LoraparError: what the stage says.
+        StoreError: an input is corrupt or gone, or the result can't be written.
+    """
+    found = look_up(action, store)
+    if found:
+        return found
+    if action.key is None:
+        raise ValueError(f"{action.name} has inputs that nobody has computed")
+    with store.lock(action.key):
+        found = look_up(action, store)  # whoever held the lock may have computed it
+        if found:
+            return found
+        record = _compute(action, action.key, store, children, runtime, listen)
+    return _outcome(record, action, "computed", record.provenance["seconds"])
+
+
+def _compute(
+    action: Action,
+    key: str,
+    store: Store,
+    children: Children,
+    runtime: RuntimeConfig,
+    listen: Listener,
+) -> Record:
+    scratch = store.scratch(key)
+    out = scratch / "out"
+    shutil.rmtree(out, ignore_errors=True)  # what a killed run left half-written
+    out.mkdir(parents=True)
+    digests = {role: str(value.digest) for role, value in action.inputs.items()}
+    paths = {role: _path(value, store) for role, value in action.inputs.items()}
+    spec = Spec(
+        stage=action.stage,
+        name=action.name,
+        config=action.config,
+        inputs=paths,
+        scratch=scratch,
+        runtime=runtime,
+        digests=digests,
+        site=action.site,
+    )
+    seconds = children.run(spec, out, place=action.place, listen=listen)
+    record = store.publish(
+        out,
+        key=key,
+        stage=action.stage,
+        name=action.name,
+        version=action.version,
+        config=action.config,
+        inputs=digests,
+        provenance=provenance(action, runtime, seconds=seconds),
+    )
+    shutil.rmtree(scratch, ignore_errors=True)
+    return record
+
+
+def _path(value: Ref | External, store: Store) -> Path:
+    if isinstance(value, Ref):
+        return store.path(value)
+    if value.path is None:
+        raise ValueError("an input outside the store has no path")
+    return value.path
+
+
+def _outcome(record: Record, action: Action, how: str, seconds: float) -> Outcome:
+    done = "cached" if how == "cached" else "computed"
+    return Outcome(action.name, action.stage, record.key, done, seconds, record.outputs)
+
+
+def provenance(action: Action, runtime: RuntimeConfig, *, seconds: float) -> dict[str, Any]:
+    """Where, when and with what a record was made; part of no key."""
+    outside = {
+        role: str(value.path)
+        for role, value in action.inputs.items()
+        if isinstance(value, External) and value.path
+    }
+    return {
+        "finished_unix": round(time.time(), 3),
+        "seconds": round(seconds, 3),
+        "host": platform.node(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "threads": thread_count(runtime),
+        "device": runtime.device,
+        "executable": sys.executable,
+        "libraries": {name: _version(name) for name in ("lorapar", *_LIBRARIES)},
+        "external_inputs": outside,
+    }
+
+
+def _version(library: str) -> str | None:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return None

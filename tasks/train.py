@@ -1,0 +1,46 @@
+"""Train the active elements of a system: supervised, or by GRPO."""
+
+from __future__ import annotations
+
+from lorapar_core.config import Recipe, StageConfig
+from tasks.action import Action, Input
+
+
+def train(
+    recipe: Recipe,
+    stage: StageConfig,
+    *,
+    name: str,
+    base: Input,
+    adapter: Input,
+    masks: Input,
+    labels: Input,
+    tokens: Input,
+    examples: Input,
+) -> Action:
+    common = {
+        "system": stage.system,
+        "data": stage.data,
+        "epochs": stage.epochs,
+        "model": recipe.model.model_dump(include={"dtype", "attention"}),
+    }
+    inputs = {
+        "base": base,
+        "adapter": adapter,
+        "masks": masks,
+        "labels": labels,
+        "tokens": tokens,
+    }
+    if stage.kind == "sft":
+        section = recipe.sft.model_dump(mode="json", exclude={"prompt"})
+        config = {**common, "sft": section, "dropout": recipe.lora.dropout}
+        return Action("sft", name, config=config, inputs=inputs)
+    excluded = {"prompt", "system_prompt", "max_prompt_length"}  # they are in the tokens
+    section = recipe.grpo.model_dump(mode="json", exclude=excluded)
+    config = {**common, "grpo": section, "answer_format": answer_format(recipe, "grpo")}
+    return Action("grpo", name, config=config, inputs={**inputs, "examples": examples})
+
+
+def answer_format(recipe: Recipe, kind: str) -> str:
+    """How answers after a stage of `kind` look: `tags` or `hash`."""
+    return "tags" if kind == "grpo" and recipe.grpo.prompt == "tags" else "hash"

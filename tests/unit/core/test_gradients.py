@@ -1,0 +1,135 @@
+"""Batched per-example gradients against the plain loop, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lorapar_core.errors import ModelError
+from lorapar_core.gradients import IGNORED, Moments, TokenRow, batches, collate, moments
+from lorapar_core.loading import adapter_parameters, load_base
+from peft import LoraConfig, get_peft_model
+
+MODULES = ["q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def adapted(path: Path, *, attention: str = "sdpa", **lora: Any) -> Any:
+    base = load_base(path, dtype="float32", attention=attention)
+    model = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, target_modules=MODULES, **lora))
+    generator = torch.Generator().manual_seed(3)
+    for parameter in adapter_parameters(model).values():
+        parameter.data = torch.randn(parameter.shape, generator=generator) * 0.05
+        parameter.requires_grad_(False)
+    return model.eval()
+
+
+def rows(count: int = 7) -> list[TokenRow]:
+    generator = torch.Generator().manual_seed(5)
+
+    def ids(low: int, high: int) -> list[int]:
+        length = int(torch.randint(low, high, (1,), generator=generator))
+        return torch.randint(6, 400, (length,), generator=generator).tolist()
+
+    return [TokenRow(str(n), ids(2, 30), ids(1, 12)) for n in range(count)]
+
+
+def loop(model: Any, examples: list[TokenRow]) -> Moments:
+    """The example script's way: one example, one backward pass, transformers' own loss."""
+    parameters = adapter_parameters(model)
+    first = {key: torch.zeros_like(p) for key, p in parameters.items()}
+    second = {key: torch.zeros_like(p) for key, p in parameters.items()}
+    for parameter in parameters.values():
+        parameter.requires_grad_(True)
+    for row in examples:
+        model.zero_grad()
+        labels = [IGNORED] * len(row.prompt_ids) + row.answer_ids
+        ids = torch.tensor([row.prompt_ids + row.answer_ids])
+        model(input_ids=ids, labels=torch.tensor([labels])).loss.backward()
+        for key, parameter in parameters.items():
+            assert parameter.grad is not None
+            first[key] += parameter.grad
+            second[key] += parameter.grad**2
+    for parameter in parameters.values():
+        parameter.requires_grad_(False)
+        parameter.grad = None
+    return Moments(first, second, len(examples))
+
+
+def assert_same(ours: Moments, theirs: Moments, tolerance: float = 1e-5) -> None:
+    assert ours.count == theirs.count
+    for mine, other in ((ours.first, theirs.first), (ours.second, theirs.second)):
+        assert mine.keys() == other.keys()
+        for key in mine:
+            largest = other[key].abs().max()
+            assert largest > 0, key
+            assert (mine[key] - other[key]).abs().max() <= tolerance * largest, key
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("batch_tokens", [1, 90, 4096])
+def test_equals_the_one_example_loop(tiny_model: Path, attention: str, batch_tokens: int) -> None:
+    model = adapted(tiny_model, attention=attention)
+    assert_same(moments(model, rows(), batch_tokens=batch_tokens), loop(model, rows()))
+
+
+def test_asks_no_weight_for_a_gradient_and_leaves_no_hook(tiny_model: Path) -> None:
+    model = adapted(tiny_model)
+    ids = torch.tensor([[7, 8, 9]])
+    before = model(input_ids=ids).logits
+    moments(model, rows(2), batch_tokens=512)
+    assert all(p.grad is None and not p.requires_grad for p in model.parameters())
+    after = model(input_ids=ids).logits
+    assert after.shape == before.shape
+    assert torch.equal(after, before)
+    assert not after.requires_grad
+
+
+def test_same_bytes_whatever_order_the_examples_come_in(tiny_model: Path) -> None:
+    model = adapted(tiny_model)
+    again = moments(model, rows(), batch_tokens=200)
+    once = moments(model, rows(), batch_tokens=200)
+    assert all(torch.equal(once.first[key], again.first[key]) for key in once.first)
+
+
+def test_collate_marks_the_answer_only() -> None:
+    ids, mask, labels = collate([TokenRow("a", [1, 2, 3], [4, 5]), TokenRow("b", [6], [7])])
+    assert ids.tolist() == [[1, 2, 3, 4, 5], [6, 7, 0, 0, 0]]
+    assert mask.tolist() == [[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]
+    assert labels.tolist() == [[-100, -100, 4, 5, -100], [7, -100, -100, -100, -100]]
+
+
+def test_batches_are_by_length_within_the_budget_and_cover_all() -> None:
+    lengths = [9, 2, 5, 5, 30, 1]
+    found = list(batches(lengths, 12))
+    assert sorted(i for batch in found for i in batch) == list(range(6))
+    assert all(
+        len(batch) == 1 or max(lengths[i] for i in batch) * len(batch) <= 12 for batch in found
+    )
+    assert list(batches([], 12)) == []
+
+
+def test_refuses_dora(tiny_model: Path) -> None:
+    with pytest.raises(ModelError, match="variant such as DoRA"):
+        moments(adapted(tiny_model, use_dora=True), rows(1), batch_tokens=64)
+
+
+def test_refuses_a_merged_adapter(tiny_model: Path) -> None:
+    model = adapted(tiny_model)
+    model.merge_adapter()
+    with pytest.raises(ModelError, match="a merged adapter"):
+        moments(model, rows(1), batch_tokens=64)
+
+
+def test_refuses_several_adapters(tiny_model: Path) -> None:
+    model = adapted(tiny_model)
+    model.add_adapter("second", LoraConfig(r=2, target_modules=["q_proj"]))
+    with pytest.raises(ModelError, match="exactly one"):
+        moments(model, rows(1), batch_tokens=64)
+
+
+def test_refuses_dropout_in_training_mode(tiny_model: Path) -> None:
+    model = adapted(tiny_model, lora_dropout=0.1).train()
+    with pytest.raises(ModelError, match="dropout in training mode"):
+        moments(model, rows(1), batch_tokens=64)
