@@ -118,9 +118,7 @@ def _run(options: argparse.Namespace) -> int:
     started = time.monotonic()
     with LocalRunner(recipe, store=store, say=say_on_stderr) as runner:
         result = healing(lambda: pipeline(recipe, runner))
-    summary = summarize(
-        result, recipe=recipe, store=store, seconds=time.monotonic() - started
-    )
+    summary = summarize(result, recipe=recipe, store=store, seconds=time.monotonic() - started)
     store.write_run(f"{recipe.name}-{int(time.time())}", summary)
     if options.json:
         print(json.dumps(summary))

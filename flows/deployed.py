@@ -19,9 +19,10 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
 from prefect.logging import get_logger, get_run_logger
-from prefect.states import Completed, State
+from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from artifacts import Store
@@ -45,6 +46,7 @@ from lorapar_core.config import (
     TeacherConfig,
     VotingConfig,
 )
+from lorapar_core.errors import LoraparError
 from lorapar_core.recipe import load_recipe
 from lorapar_core.stages import STAGES
 from tasks.action import Action, Outcome
@@ -52,6 +54,7 @@ from tasks.children import Children
 from tasks.stage import look_up, perform
 
 TRAINING = {"sft", "grpo"}
+_THREADS: Any = ThreadPoolTaskRunner(max_workers=32)
 
 DataFields = sparse(DataConfig)
 VotingFields = sparse(VotingConfig)
@@ -80,8 +83,7 @@ def _work(action: Action, store: Store, children: Children, recipe: Recipe) -> S
 
 
 TASKS = {
-    stage: task(name=stage, cache_policy=NO_CACHE, persist_result=False)(_work)
-    for stage in STAGES
+    stage: task(name=stage, cache_policy=NO_CACHE, persist_result=False)(_work) for stage in STAGES
 }
 """One task a stage, so that the UI groups and counts them by stage."""
 
@@ -104,7 +106,7 @@ class PrefectRunner:
 class _Listener:
     """Shows a stage in the UI: its logs, and for a training stage its progress and figures."""
 
-    every_s = 1.0
+    every_s = 5.0
 
     def __init__(self, action: Action) -> None:
         self._action = action
@@ -167,7 +169,7 @@ def _run_name() -> str:
     parameters = dict(runtime.flow_run.parameters or {})
     try:
         recipe = _recipe(parameters)
-    except Exception as error:
+    except (LoraparError, KeyError) as error:
         get_logger("lorapar").debug("no run name: %s", error)
         return f"lorapar-{parameters.get('recipe', 'recipe')}"
     model = recipe.model.base.rpartition("/")[2].removeprefix("gguf:")
@@ -182,7 +184,7 @@ def _recipe(parameters: dict[str, Any]) -> Recipe:
 @flow(
     name="lorapar",
     flow_run_name=_run_name,
-    task_runner=ThreadPoolTaskRunner(max_workers=32),
+    task_runner=_THREADS,
     persist_result=False,
 )
 def lorapar(
@@ -226,8 +228,7 @@ def lorapar(
     with Children(merged.runtime) as children:
         runner = PrefectRunner(merged, store=store, children=children)
         result = healing(lambda: pipeline(merged, runner))
-    summary = _publish(result, merged, store, time.monotonic() - started)
-    return summary
+    return _publish(result, merged, store, time.monotonic() - started)
 
 
 def _publish(result: Result, recipe: Recipe, store: Store, seconds: float) -> dict[str, Any]:

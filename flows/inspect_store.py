@@ -53,7 +53,7 @@ def verify(store: Store, *, as_json: bool) -> int:
 
 def export(store: Store, digest: str, target: Path) -> int:
     """Write an artifact's files into `target`; an adapter gets the path of its base again."""
-    role, ref, key = store.resolve(digest)
+    _role, ref, key = store.resolve(digest)
     written = store.export(ref.digest, target)
     if (target / ADAPTER_CONFIG).is_file():
         _put_back_base(store, key, target)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 from artifacts import Ref, Store
@@ -263,9 +262,7 @@ def _partition(
     ]
     shards = run(*actions)
     split = {1: shards[: len(bounds)], 2: shards[len(bounds) :]}
-    scores = run(
-        *(score(system=s, adapter=initial["adapter"], shards=split[s]) for s in (1, 2))
-    )
+    scores = run(*(score(system=s, adapter=initial["adapter"], shards=split[s]) for s in (1, 2)))
     return run.one(partition(recipe, scores={1: scores[0], 2: scores[1]}))
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -155,7 +154,7 @@ def tree_digest(directory: Path, patterns: tuple[str, ...]) -> str:
 
 
 def _file_digest(path: Path) -> str:
-    with open(os.path.realpath(path), "rb") as file:
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

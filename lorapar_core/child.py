@@ -75,7 +75,7 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
         stage(spec.stage).run(spec, Path(request["out"]))
     except LoraparError as error:
         return {"event": "error", "kind": type(error).__name__, "message": str(error)}
-    except Exception as error:  # the process border: the parent raises it again
+    except Exception as error:  # noqa: BLE001  the process border: the parent raises it again
         return {
             "event": "error",
             "kind": type(error).__name__,

@@ -38,5 +38,6 @@ class StageFailed(LoraparError):
 
 def error_named(name: str, message: str) -> LoraparError:
     """The error of this tree called `name`, or a `StageFailed` that carries the foreign name."""
-    kind = {cls.__name__: cls for cls in (LoraparError, *LoraparError.__subclasses__())}.get(name)
-    return kind(message) if kind else StageFailed(f"{name}: {message}")
+    kinds: list[type[LoraparError]] = [LoraparError, *LoraparError.__subclasses__()]
+    found = next((kind for kind in kinds if kind.__name__ == name), None)
+    return found(message) if found else StageFailed(f"{name}: {message}")

@@ -74,7 +74,7 @@ def _problems(spec: Spec) -> tuple[list[str], list[list[int]], dict[str, tuple[s
     Raises:
         DataError: none of them fits the prompt length.
     """
-    tokens = token_rows(spec.inputs["tokens"], format=spec.config["format"])
+    tokens = token_rows(spec.inputs["tokens"], form=spec.config["format"])
     table = read_table(spec.inputs["examples"], ["id", "prompt", "reference"])
     examples = {i: (p, r) for i, p, r in zip(*table.values(), strict=True)}
     ids = [i for i in table["id"] if i in tokens]

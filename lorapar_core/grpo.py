@@ -39,7 +39,7 @@ from lorapar_core.training import (
 RewardFunction = Callable[..., list[float]]
 
 
-class MaskedGrpoTrainer(MaskedTraining, GRPOTrainer):  # type: ignore[misc]
+class MaskedGrpoTrainer(MaskedTraining, GRPOTrainer):
     """GRPOTrainer that trains active elements only, on prompts tokenised beforehand."""
 
     prompt_tokens: dict[str, list[int]]
@@ -143,7 +143,7 @@ def _score(name: str, score: Any, completion: str, reference: str, form: Any) ->
 
 def _rows(spec: Spec, tokenizer: Any) -> tuple[list[dict[str, Any]], dict[str, list[int]]]:
     """Prompt text, reference and id of each training example; and each text's tokens."""
-    tokens = token_rows(spec.inputs["tokens"], format="grpo")
+    tokens = token_rows(spec.inputs["tokens"], form="grpo")
     examples = read_table(spec.inputs["examples"], ["id", "reference"])
     reference = dict(zip(examples["id"], examples["reference"], strict=True))
     ids = training_ids(spec, tokens)

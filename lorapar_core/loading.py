@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,7 +124,6 @@ def save_adapter(
     directory.mkdir(parents=True, exist_ok=True)
     ordered = {key: tensors[key].detach().float().cpu().contiguous() for key in sorted(tensors)}
     save_file(ordered, directory / ADAPTER_WEIGHTS, metadata={"format": "pt"})
-    os.chmod(directory / ADAPTER_WEIGHTS, 0o644)
     write_adapter_config(
         directory,
         {

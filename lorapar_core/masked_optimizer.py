@@ -51,7 +51,12 @@ class MaskedAdamW(torch.optim.Optimizer):
             masks[key].reshape(-1).nonzero().squeeze(1).to(parameters[key].device) for key in keys
         ]
         self.mask_digest = mask_digest(masks)
-        settings = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        settings: dict[str, Any] = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+        }
         super().__init__(self._parameters, settings)
         self._flat = torch.nn.Parameter(self._gather([p.data for p in self._parameters]))
         self._inner = torch.optim.AdamW([self._flat], fused=True, **settings)
@@ -73,9 +78,7 @@ class MaskedAdamW(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         if closure is not None:
             raise TrainingError("MaskedAdamW takes no closure")
-        grads = [
-            torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters
-        ]
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters]
         self._flat.copy_(self._gather([p.data for p in self._parameters]))
         self._flat.grad = self._gather(grads)
         inner = self._inner.param_groups[0]
@@ -146,9 +149,7 @@ def mask_digest(masks: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _check(
-    parameters: Mapping[str, torch.nn.Parameter], masks: Mapping[str, torch.Tensor]
-) -> None:
+def _check(parameters: Mapping[str, torch.nn.Parameter], masks: Mapping[str, torch.Tensor]) -> None:
     if set(parameters) != set(masks):
         raise TrainingError("masks and parameters have different keys")
     for key, mask in masks.items():

@@ -3,8 +3,8 @@
 A system's examples are put in a seeded order by id; shard k is the k-th run of `shard_size`, so
 that 200 examples begin with the shards of 100. Shards add up (stage `score`).
 
-config: system, start, stop, order_seed, batch_tokens, model. Writes `moments.safetensors`: `first/KEY` and
-`second/KEY` (float32, adapter keys), `count`; and `scored.json`, the example ids.
+config: system, start, stop, order_seed, batch_tokens, model. Writes `moments.safetensors`:
+`first/KEY` and `second/KEY` (float32, adapter keys), `count`; and `scored.json`, the example ids.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def run(spec: Spec, out: Path) -> None:
 
     reset_torch(spec.runtime)
     ids = _shard(spec)
-    tokens = token_rows(spec.inputs["tokens"], format="sft")
+    tokens = token_rows(spec.inputs["tokens"], form="sft")
     model = ModelConfig.model_validate(spec.config["model"])
     where = device(spec.runtime)
     base = load_base(
@@ -55,7 +55,7 @@ def _shard(spec: Spec) -> list[str]:
         TooFewExamples: the system has fewer than the shard's end.
     """
     system = spec.config["system"]
-    tokens = token_rows(spec.inputs["tokens"], format="sft")
+    tokens = token_rows(spec.inputs["tokens"], form="sft")
     ids = [i for i in system_ids(spec.inputs["labels"], system) if i in tokens]
     start, stop = spec.config["start"], spec.config["stop"]
     if len(ids) < stop:
@@ -78,8 +78,8 @@ def system_ids(labels: Path, system: int | str) -> list[str]:
     return [i for i, label in rows if system in ("all", label)]
 
 
-def token_rows(tokens: Path, *, format: str) -> dict[str, tuple[list[int], list[int]]]:
+def token_rows(tokens: Path, *, form: str) -> dict[str, tuple[list[int], list[int]]]:
     """Example id -> (prompt ids, answer ids) of one format."""
     table = read_table(tokens, ["example_id", "format", "prompt_ids", "answer_ids"])
     rows = zip(*table.values(), strict=True)
-    return {i: (prompt, answer) for i, kind, prompt, answer in rows if kind == format}
+    return {i: (prompt, answer) for i, kind, prompt, answer in rows if kind == form}

@@ -106,7 +106,8 @@ def split(bits: Bits, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Bits]:
 def active_mask(bits: Bits, system: int | str) -> NDArray[np.bool_]:
     """Which elements a stage of `system` (1, 2, or "all" for every kept one) trains."""
     wanted = KEPT[1] | KEPT[2] if system == "all" else ACTIVE[int(system)]
-    return (bits & wanted) != 0
+    active: NDArray[np.bool_] = (bits & wanted) != 0
+    return active
 
 
 def regions(masks: Mapping[str, Bits], cuts: Mapping[int, float]) -> dict[str, Any]:

@@ -32,7 +32,9 @@ def load_recipe(
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path} can't be read as YAML: {_one_line(error)}") from error
     if not isinstance(fields, dict):
-        raise ConfigError(f"{path} holds no sections; expected YAML like 'partition: {{theta: 0.9}}'")
+        raise ConfigError(
+            f"{path} holds no sections; expected YAML like 'partition: {{theta: 0.9}}'"
+        )
     return parse_recipe(merge({"name": path.stem, **fields}, overrides or {}))
 
 
@@ -61,8 +63,10 @@ def merge(fields: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, 
     merged = dict(fields)
     for section, value in overrides.items():
         old = merged.get(section)
-        is_section = isinstance(value, Mapping) and isinstance(old, Mapping)
-        merged[section] = {**old, **value} if is_section else value
+        if isinstance(value, Mapping) and isinstance(old, Mapping):
+            merged[section] = {**old, **value}
+        else:
+            merged[section] = value
     return merged
 
 

@@ -118,9 +118,11 @@ def _labels(spec: Spec) -> list[Block]:
 
 def _local_warning(local: Sequence[Mapping[str, Any]]) -> str:
     models = {teacher["model"] for teacher in local}
-    same = f"{len(local)} of them share one model and differ in wording only, so " if (
-        len(models) < len(local)
-    ) else ""
+    same = (
+        f"{len(local)} of them share one model and differ in wording only, so "
+        if (len(models) < len(local))
+        else ""
+    )
     return (
         f"{len(local)} teachers are local models: {same}their votes are weak evidence and not "
         "independent. Read these labels as a demonstration; for results, ask stronger teachers of "

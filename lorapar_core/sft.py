@@ -30,7 +30,7 @@ from lorapar_core.training import (
 )
 
 
-class MaskedSftTrainer(MaskedTraining, SFTTrainer):  # type: ignore[misc]
+class MaskedSftTrainer(MaskedTraining, SFTTrainer):
     """SFTTrainer that trains active elements only."""
 
 
@@ -58,7 +58,7 @@ def run(spec: Spec, out: Path) -> None:
 
 
 def _rows(spec: Spec) -> list[dict[str, Any]]:
-    tokens = token_rows(spec.inputs["tokens"], format="sft")
+    tokens = token_rows(spec.inputs["tokens"], form="sft")
     return [
         {
             "input_ids": [*tokens[i][0], *tokens[i][1]],

@@ -1,8 +1,9 @@
 """Stage `vote`: one teacher's votes on one shard of the training examples.
 
-config: teacher, api_host, role_play, target, start, stop, prompts, and for a local teacher model and
-served_model. site: the teacher's api_base and api_key_env, which are no part of its identity. Writes `votes.parquet` (one row an example, in example order; a local teacher adds one for
-the content-free example) and `vote_log.parquet` (tokens, cost, seconds, attempts; no key reads it).
+config: teacher, api_host, role_play, target, start, stop, prompts, and for a local teacher model
+and served_model. site: the teacher's api_base and api_key_env, which are no part of its identity.
+Writes `votes.parquet` (a row an example, in example order; a local teacher adds one for the
+content-free example) and `vote_log.parquet` (tokens, cost, seconds, attempts; no key reads it).
 """
 
 from __future__ import annotations
@@ -67,4 +68,3 @@ def _local(spec: Spec, questions: list[tuple[str, str]]) -> list[Ballot]:
         template=model.chat_template,
     )
     return teacher.vote(questions)
-

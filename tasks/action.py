@@ -54,9 +54,7 @@ class Action:
         known = {role: digest for role, digest in digests.items() if digest is not None}
         if len(known) < len(digests):
             return None
-        return action_key(
-            stage=self.stage, version=self.version, config=self.config, inputs=known
-        )
+        return action_key(stage=self.stage, version=self.version, config=self.config, inputs=known)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal
@@ -173,10 +174,8 @@ class _Child:
         """Close its input; kill it if that isn't enough (a stage is running)."""
         process = self._process
         if process.stdin:
-            try:
+            with suppress(BrokenPipeError):  # it is gone already
                 process.stdin.close()
-            except BrokenPipeError:
-                pass  # it is gone already
         try:
             process.wait(timeout=0.5)
         except subprocess.TimeoutExpired:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from artifacts import Record, Ref, Store
 from lorapar_core.config import RuntimeConfig
@@ -98,9 +98,10 @@ def _path(value: Ref | External, store: Store) -> Path:
     return value.path
 
 
-def _outcome(record: Record, action: Action, how: str, seconds: float) -> Outcome:
-    done = "cached" if how == "cached" else "computed"
-    return Outcome(action.name, action.stage, record.key, done, seconds, record.outputs)
+def _outcome(
+    record: Record, action: Action, how: Literal["cached", "computed"], seconds: float
+) -> Outcome:
+    return Outcome(action.name, action.stage, record.key, how, seconds, record.outputs)
 
 
 def provenance(action: Action, runtime: RuntimeConfig, *, seconds: float) -> dict[str, Any]:

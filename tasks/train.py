@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from lorapar_core.config import Recipe, StageConfig
 from tasks.action import Action, Input
 
@@ -18,7 +20,7 @@ def train(
     tokens: Input,
     examples: Input,
 ) -> Action:
-    common = {
+    common: dict[str, Any] = {
         "system": stage.system,
         "data": stage.data,
         "epochs": stage.epochs,

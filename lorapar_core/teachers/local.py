@@ -164,4 +164,5 @@ def _last_logprobs(
         logits_to_keep=keep.to(device),
     ).logits
     ends = logits[torch.arange(count), torch.searchsorted(keep, last).to(logits.device)]
-    return ends.float().log_softmax(-1).cpu()
+    logprobs: torch.Tensor = ends.float().log_softmax(-1).cpu()
+    return logprobs

@@ -42,7 +42,7 @@ class RemoteTeacher:
         held = read_log(self._log)
         missing = [question for question in questions if question[0] not in held]
         if missing:
-            with open(self._log, "a", encoding="utf-8") as log:
+            with self._log.open("a", encoding="utf-8") as log:
                 held.update(asyncio.run(self._ask_all(missing, log)))
         return [held[example_id] for example_id, _ in questions]
 
@@ -104,7 +104,7 @@ class RemoteTeacher:
 
     async def _complete(self, message: str) -> tuple[Any, int]:
         """The provider's response and how many requests it took."""
-        litellm = quiet_litellm()
+        litellm, reason = quiet_litellm(), ""
         for attempt in range(1, self._runtime.attempts + 1):
             try:
                 response = await litellm.acompletion(**self._request(message))
@@ -192,7 +192,7 @@ def read_log(path: Path) -> dict[str, Ballot]:
         return {}
     lines = path.read_bytes().split(b"\n")
     if lines[-1]:  # torn by a kill: end it, so that the next vote has a line of its own
-        with open(path, "ab") as log:
+        with path.open("ab") as log:
             log.write(b"\n")
     ballots = (_ballot(line) for line in lines if line)
     return {ballot.example_id: ballot for ballot in ballots if ballot}

@@ -1,4 +1,4 @@
-"""The partition: exact selection, regions that are disjoint and cover, sets that grow with theta."""
+"""The partition: exact selection, disjoint regions that cover, sets that grow with theta."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lorapar_core.partition import ACTIVE, KEPT, active_mask, kept_count, partition, rank, regions
 from numpy.typing import NDArray
+
+from lorapar_core.partition import ACTIVE, KEPT, active_mask, kept_count, partition, rank, regions
 
 Scores = NDArray[np.float32]
 values = st.lists(

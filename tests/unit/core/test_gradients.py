@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+
 from lorapar_core.errors import ModelError
 from lorapar_core.gradients import IGNORED, Moments, TokenRow, batches, collate, moments
 from lorapar_core.loading import adapter_parameters, load_base
-from peft import LoraConfig, get_peft_model
 
 MODULES = ["q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "down_proj"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from lorapar_core.errors import TrainingError
 from lorapar_core.masked_optimizer import MaskedAdamW, mask_digest, restrict
 
