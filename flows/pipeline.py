@@ -85,17 +85,20 @@ class _Run:
         return self.runner.store.read_json(artifact) if isinstance(artifact, Ref) else None
 
 
-def check(recipe: Recipe) -> None:
+def check(recipe: Recipe, *, runs: bool = True) -> None:
     """Refuse what can be known to fail before any work, without the network.
+
+    A plan (`runs` false) takes a package that isn't installed yet.
 
     Raises:
         ModelError: a model path or package isn't there.
         DataError: a data file isn't there.
     """
-    for teacher in recipe.teachers:
-        if teacher.provider == "local" and teacher.model:
-            locate(teacher.model, teacher.revision)
-    locate(recipe.model.base, recipe.model.revision)
+    models = [(t.model, t.revision) for t in recipe.teachers if t.provider == "local" and t.model]
+    for model, revision in [*models, (recipe.model.base, recipe.model.revision)]:
+        located = locate(model, revision)
+        if runs and located.kind == "gguf":
+            fetch(located, model=model)
     for text in (recipe.data.source, recipe.data.test_source):
         if text:
             sources.check(text)
@@ -130,7 +133,7 @@ def pipeline(recipe: Recipe, runner: Runner) -> Result:
         LoraparError: as the stages and `check` say; `TooFewExamples` after the tally if a system
             has fewer examples than the importance needs.
     """
-    check(recipe)
+    check(recipe, runs=runner.downloads)
     if runner.downloads:
         require_keys(recipe, environment=os.environ)
     run = _Run(runner)

@@ -62,7 +62,7 @@ def plan(recipe: Recipe, *, store: Store) -> dict[str, Any]:
         "votes": asked,
         "local_votes": local,
         "cost_usd": None if asked else 0.0,
-        "absent": [base.label] if base.path is None else [],
+        "absent": [recipe.model.base] if base.path is None else [],
         "missing_keys": sorted(missing_keys(recipe, environment=os.environ).values()),
         "memory_gib": None,
         "disk_gib": None,

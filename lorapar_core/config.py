@@ -354,7 +354,7 @@ class RuntimeConfig(Section):
     children: int = Field(default=1, ge=1)
     """Heavy processes side by side."""
     vote_concurrency: int = Field(default=16, ge=1)
-    """litellm teachers: requests in flight for each teacher."""
+    """litellm teachers: requests in flight in each vote process; four of these run at a time."""
     request_timeout_s: float = Field(default=60.0, gt=0)
     """litellm teachers: seconds after which a request is given up and asked again."""
     attempts: int = Field(default=6, ge=1)
@@ -365,7 +365,7 @@ class Recipe(Section):
     """All sections. See each for its fields."""
 
     name: str = Field(default="recipe", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
-    """Names runs and reports; part of no key."""
+    """Names runs and reports; part of no key but the report's."""
     description: str = ""
     """One line for people."""
     data: DataConfig = DataConfig()

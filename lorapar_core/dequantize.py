@@ -14,6 +14,7 @@ from pathlib import Path
 
 from lorapar_core.base import TOKENIZER
 from lorapar_core.errors import ModelError
+from lorapar_core.process import reset_torch
 from lorapar_core.spec import Spec
 
 LONGEST_CONTEXT = 1 << 20
@@ -23,6 +24,7 @@ def run(spec: Spec, out: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
+    reset_torch(spec.runtime)
     gguf = spec.inputs["gguf"]
     source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     try:

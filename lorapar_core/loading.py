@@ -81,11 +81,14 @@ def attach_adapter(
 
 
 def adapter_parameters(model: PeftModel) -> dict[str, torch.nn.Parameter]:
-    """Every LoRA weight under the key it has in `adapter_model.safetensors`, sorted by key."""
+    """Every LoRA weight of the adapter `default`, under its key in `adapter_model.safetensors`.
+
+    Sorted by key. (trl adds a frozen copy, `ref`, for a KL term; it is none of ours.)
+    """
     found = {
         name.replace(".default.", "."): parameter
         for name, parameter in model.named_parameters()
-        if ".lora_A." in name or ".lora_B." in name
+        if name.endswith((".lora_A.default.weight", ".lora_B.default.weight"))
     }
     return dict(sorted(found.items()))
 

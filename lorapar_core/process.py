@@ -19,6 +19,7 @@ _ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     "TRL_EXPERIMENTAL_SILENCE": "1",
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",
     "LITELLM_MODE": "PRODUCTION",
@@ -57,9 +58,13 @@ def reset(runtime: RuntimeConfig) -> None:
 
 
 def reset_torch(runtime: RuntimeConfig) -> None:
-    """The torch part of `reset`; stages call it after importing torch."""
+    """The part of `reset` for torch and transformers; a stage that uses them calls it first."""
     import torch
+    from transformers.utils import logging as transformers_logging
 
+    transformers_logging.disable_progress_bar()
+    transformers_logging.disable_default_handler()  # its own handler, which passes nothing on
+    transformers_logging.enable_propagation()
     torch.set_num_threads(thread_count(runtime))
     torch.set_grad_enabled(True)
     torch.set_default_dtype(torch.float32)

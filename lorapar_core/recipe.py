@@ -99,7 +99,12 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, dict[str, Any]]:
             )
         value = _yaml_value(text)
         if dot:
-            sections.setdefault(section, {})[name] = value
+            fields = sections.setdefault(section, {})
+            if not isinstance(fields, dict):
+                raise ConfigError(
+                    f"--set {line!r} contradicts {section}={fields!r} before it; give one of them"
+                )
+            fields[name] = value
         else:
             sections[section] = value
     return sections

@@ -37,6 +37,10 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 
+TIMES = frozenset({"step_time"})
+"""Figures that differ from run to run. The report reads the metrics, so they hold none."""
+
+
 class MaskedTraining:
     """Mixin for a trl trainer: trains the elements of `masks` (adapter key -> bool), no others."""
 
@@ -70,7 +74,8 @@ class Progress(TrainerCallback):
         self.rows: list[dict[str, float]] = []
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        figures = {k: v for k, v in (logs or {}).items() if isinstance(v, int | float)}
+        numbers = {k: v for k, v in (logs or {}).items() if isinstance(v, int | float)}
+        figures = {k: v for k, v in numbers.items() if k not in TIMES}
         if "train_runtime" in figures:  # trl's closing summary of times
             return
         if not math.isfinite(figures.get("loss", 0.0)):

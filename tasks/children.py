@@ -27,6 +27,7 @@ from lorapar_core.spec import Spec
 
 Listener = Callable[[Mapping[str, Any]], None]
 _GRACE_S = 5.0
+_VOTE_PROCESSES = 4
 
 
 class Children:
@@ -36,7 +37,7 @@ class Children:
         self._runtime = runtime
         self._places = {
             "device": threading.BoundedSemaphore(runtime.children),
-            "network": threading.BoundedSemaphore(16),
+            "network": threading.BoundedSemaphore(_VOTE_PROCESSES),
         }
         self._idle: list[_Child] = []
         self._all: set[_Child] = set()

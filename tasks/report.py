@@ -3,15 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from lorapar_core.config import Recipe
 from tasks.action import Action, Input
+from tasks.vote import api_host
 
 
 def report(recipe: Recipe, *, model: str, inputs: Mapping[str, Input]) -> Action:
-    identity = recipe.model_dump(mode="json", exclude={"runtime"})
-    for teacher in identity["teachers"]:
-        teacher.pop("api_key_env")
-    return Action(
-        "report", "report", config={"recipe": identity, "model": model}, inputs=dict(inputs)
-    )
+    """The page tells the whole recipe, so all of it is in the key, its name too; no path is."""
+    config = {"recipe": _identity(recipe, model), "model": model}
+    return Action("report", "report", config=config, inputs=dict(inputs))
+
+
+def _identity(recipe: Recipe, model: str) -> dict[str, Any]:
+    """The recipe as it may be told: no runtime, no path, no key's name, no password in a URL."""
+    told = recipe.model_dump(mode="json", exclude={"runtime"})
+    told["model"]["base"] = model
+    for name in ("source", "test_source"):
+        told["data"][name] = _last_part(told["data"][name])
+    for teacher, fields in zip(recipe.teachers, told["teachers"], strict=True):
+        del fields["api_key_env"]
+        fields["api_base"] = api_host(teacher)
+        fields["model"] = _last_part(teacher.model)
+    return told
+
+
+def _last_part(text: str) -> str:
+    """The name at the end of a path or URL; anything else as it is."""
+    _, gguf, place = text.rpartition("gguf:")
+    if "://" in place or place.startswith(("/", ".", "~")):
+        return gguf + place.partition("?")[0].rstrip("/").rpartition("/")[2]
+    return text

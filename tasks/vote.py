@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 from urllib.parse import urlsplit
 
 from lorapar_core.config import Recipe, TeacherConfig
@@ -10,6 +11,20 @@ from tasks.action import Action, Input
 from tasks.model import Model
 
 _SITE = {"api_base", "api_key_env"}
+
+
+def api_host(teacher: TeacherConfig) -> str:
+    """Host and port that a teacher is asked at, without user and password; empty if usual."""
+    return urlsplit(teacher.api_base).netloc.rpartition("@")[2]
+
+
+def _identity(teacher: TeacherConfig) -> dict[str, Any]:
+    """What decides a vote. Calibration belongs to the tally: changing it asks nobody again.
+
+    A local teacher's model may be a path: `served_model` and the input name it instead.
+    """
+    located = {"model", "revision"} if teacher.provider == "local" else set()
+    return teacher.model_dump(mode="json", exclude={*_SITE, "calibration", *located})
 
 
 def vote(
@@ -24,9 +39,8 @@ def vote(
 ) -> Action:
     """`model` is a local teacher's own; `target` names the model that teachers play."""
     config = {
-        # A teacher's calibration belongs to the tally: changing it asks nobody again.
-        "teacher": teacher.model_dump(mode="json", exclude={*_SITE, "calibration"}),
-        "api_host": urlsplit(teacher.api_base).netloc.rpartition("@")[2],
+        "teacher": _identity(teacher),
+        "api_host": api_host(teacher),
         "role_play": recipe.voting.role_play,
         "target": target,
         "start": start,
