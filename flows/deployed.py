@@ -7,7 +7,8 @@ returned as a state named *Cached*, and a future of that state gives the outcome
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
@@ -132,26 +133,37 @@ class _Listener:
         self._last = now
         self._log.info("%s", "  ".join(f"{k} {_short(v)}" for k, v in figures.items()))
         if self._trains:
-            self._show(100.0 * event["step"] / max(1, event["total"]))
+            with self._guard, self._shown():
+                self._show(100.0 * event["step"] / max(1, event["total"]))
 
     def _show(self, percent: float) -> None:
-        with self._guard:
-            if self._progress is None:
-                key = _artifact_key(self._action.name, "progress")
-                made = create_progress_artifact(
-                    percent, key=key, description=f"{self._action.name}: optimizer steps"
-                )
-                self._progress = made if isinstance(made, UUID) else None
-            else:
-                update_progress_artifact(self._progress, progress=percent)
+        if self._progress is None:
+            key = _artifact_key(self._action.name, "progress")
+            made = create_progress_artifact(
+                percent, key=key, description=f"{self._action.name}: optimizer steps"
+            )
+            self._progress = made if isinstance(made, UUID) else None
+        else:
+            update_progress_artifact(self._progress, progress=percent)
 
     def close(self) -> None:
         """Leave the training figures as a table."""
         if self._trains and self._rows:
-            create_table_artifact(
-                self._rows,
-                key=_artifact_key(self._action.name, "metrics"),
-                description=f"{self._action.name}: figures of each optimizer step",
+            with self._shown():
+                create_table_artifact(
+                    self._rows,
+                    key=_artifact_key(self._action.name, "metrics"),
+                    description=f"{self._action.name}: figures of each optimizer step",
+                )
+
+    @contextmanager
+    def _shown(self) -> Iterator[None]:
+        """Hours of training don't end because the server that shows them is away."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001  whatever the client raises; the work goes on
+            self._log.warning(
+                "%s is not shown: %s: %s", self._action.name, type(error).__name__, error
             )
 
 
@@ -172,7 +184,7 @@ def _run_name() -> str:
     except (LoraparError, KeyError) as error:
         get_logger("lorapar").debug("no run name: %s", error)
         return f"lorapar-{parameters.get('recipe', 'recipe')}"
-    model = recipe.model.base.rpartition("/")[2].removeprefix("gguf:")
+    model = recipe.model.base.rstrip("/").rpartition("/")[2].removeprefix("gguf:")
     return f"{recipe.name}-{model}-theta{recipe.partition.theta:g}"
 
 

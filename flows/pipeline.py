@@ -113,17 +113,27 @@ def missing_keys(recipe: Recipe, *, environment: Mapping[str, str]) -> dict[str,
     }
 
 
-def require_keys(recipe: Recipe, *, environment: Mapping[str, str]) -> None:
-    """Refuse to start without the keys that voting needs.
+def require_keys(recipe: Recipe, *, environment: Mapping[str, str], store: Store) -> None:
+    """Refuse to start without the keys of the teachers that are still to be asked.
 
     Raises:
         ConfigError: a variable is not set.
     """
-    for teacher, variable in missing_keys(recipe, environment=environment).items():
-        raise ConfigError(
-            f"teacher {teacher!r} takes its key from the environment variable {variable}, which "
-            "is not set; export it, or remove the teacher from the recipe"
-        )
+    missing = missing_keys(recipe, environment=environment)
+    if not missing:
+        return
+    from flows.plan import PlanRunner  # it composes this very pipeline
+
+    planned = PlanRunner(store)
+    pipeline(recipe, planned)
+    for action, outcome in planned.actions:
+        teacher = action.config["teacher"]["name"] if action.stage == "vote" else None
+        if teacher in missing and outcome.action == "missing":
+            raise ConfigError(
+                f"teacher {teacher!r} takes its key from the environment variable "
+                f"{missing[teacher]}, which is not set; export it, or remove the teacher from the "
+                "recipe"
+            )
 
 
 def pipeline(recipe: Recipe, runner: Runner) -> Result:
@@ -135,7 +145,7 @@ def pipeline(recipe: Recipe, runner: Runner) -> Result:
     """
     check(recipe, runs=runner.downloads)
     if runner.downloads:
-        require_keys(recipe, environment=os.environ)
+        require_keys(recipe, environment=os.environ, store=runner.store)
     run = _Run(runner)
     model = _model(run, recipe.model.base, recipe.model.revision)
     prepared = run.one(_prepare(recipe, runner, model))

@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lorapar_core.spec import Spec
 
 
 def main(arguments: list[str]) -> int:
@@ -20,16 +24,28 @@ def main(arguments: list[str]) -> int:
     return _run_once(arguments[0], Path(arguments[1]), Path(arguments[2]))
 
 
+def _read(spec_file: Path) -> Spec:
+    from lorapar_core.errors import ConfigError
+    from lorapar_core.spec import Spec
+
+    try:
+        return Spec.from_json(spec_file.read_text())
+    except OSError as error:
+        raise ConfigError(f"{spec_file} can't be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigError(f"{spec_file} is no spec of a stage ({reason})") from error
+
+
 def _run_once(name: str, spec_file: Path, out: Path) -> int:
     from dataclasses import replace
 
     from lorapar_core.errors import LoraparError
     from lorapar_core.process import quiet_libraries, reset
-    from lorapar_core.spec import Spec
     from lorapar_core.stages import stage
 
     try:
-        spec = replace(Spec.from_json(spec_file.read_text()), stage=name)
+        spec = replace(_read(spec_file), stage=name)
         out.mkdir(parents=True, exist_ok=True)
         if any(out.iterdir()):
             print(f"lorapar: {out} is not empty; give a new directory", file=sys.stderr)

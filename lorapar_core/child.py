@@ -93,7 +93,11 @@ class _LogToParent(logging.Handler):
         self._channel = channel
 
     def emit(self, record: logging.LogRecord) -> None:
-        message = record.getMessage()
+        try:
+            message = record.getMessage()
+        except Exception:  # noqa: BLE001  logging's rule: a library's bad record stops no work
+            self.handleError(record)
+            return
         if record.exc_info:
             message += "\n" + logging.Formatter().formatException(record.exc_info)
         _send(

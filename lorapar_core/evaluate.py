@@ -48,6 +48,8 @@ PREDICTIONS = pa.schema(
 
 
 def run(spec: Spec, out: Path) -> None:
+    from transformers import GenerationConfig
+
     from lorapar_core.loading import attach_adapter, load_base, load_tokenizer
 
     reset_torch(spec.runtime)
@@ -59,6 +61,8 @@ def run(spec: Spec, out: Path) -> None:
     model: Any = load_base(
         spec.inputs["base"], dtype=settings.dtype, attention=settings.attention, device=where
     )
+    # generate() fills what its argument leaves open from here: a repetition penalty, for example.
+    model.generation_config = GenerationConfig()
     if "adapter" in spec.inputs:
         model = attach_adapter(model, spec.inputs["adapter"]).eval()
     completions = generate(model, tokenizer, prompts, config, device=where)

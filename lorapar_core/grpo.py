@@ -5,7 +5,7 @@ Dropout is off (trl samples in training mode). With a KL term the reference is t
 stage starts from.
 
 config: grpo, model, system, data, epochs, answer_format. Writes `adapter/`, `metrics.jsonl` and
-`completions.parquet` (every completion with its rewards and advantage).
+`completions.parquet` (every completion with its rewards).
 """
 
 from __future__ import annotations
@@ -76,6 +76,7 @@ def run(spec: Spec, out: Path) -> None:
     kept = Completions()
     progress = Progress()
     rows, prompt_tokens = _rows(spec, tokenizer)
+    _refuse_too_few(len(rows), section, name=spec.name)
     trainer = MaskedGrpoTrainer(
         model=setting.model,
         args=arguments,
@@ -139,6 +140,20 @@ def _score(name: str, score: Any, completion: str, reference: str, form: Any) ->
             f"reward {name!r} failed with {type(error).__name__}: {error}, on the completion "
             f"{completion[:200]!r}"
         ) from error
+
+
+def _refuse_too_few(prompts: int, section: GrpoConfig, *, name: str) -> None:
+    """Raise if there is no step's worth of prompts: trl takes whole steps only, and drops the rest.
+
+    Raises:
+        TrainingError: as said.
+    """
+    needed = section.batch_size * section.accumulation // section.group_size
+    if prompts < needed:
+        raise TrainingError(
+            f"{name} has {prompts} prompts, and an optimizer step takes {needed} (batch_size × "
+            "accumulation / group_size); lower them or take more data"
+        )
 
 
 def _rows(spec: Spec, tokenizer: Any) -> tuple[list[dict[str, Any]], dict[str, list[int]]]:

@@ -85,21 +85,27 @@ def target_modules(model: PreTrainedModel, modules: str | list[str]) -> list[str
     import torch
 
     head = model.get_output_embeddings()
-    linear = {
-        name.rpartition(".")[2]
+    linear = [
+        name
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear) and module is not head
-    }
+    ]
+    last_parts = sorted({name.rpartition(".")[2] for name in linear})
     if modules == "all-linear":
-        return sorted(linear)
+        return last_parts
     wanted = [MODULE_LETTERS[m] for m in modules] if isinstance(modules, str) else modules
-    missing = sorted({name for name in wanted if name.rpartition(".")[2] not in linear})
+    missing = sorted({end for end in wanted if not any(_ends(name, end) for name in linear)})
     if missing:
         raise ModelError(
             f"lora.modules: this model has no linear modules {', '.join(missing)}; it has "
-            f"{', '.join(sorted(linear))}"
+            f"{', '.join(last_parts)}"
         )
     return sorted(set(wanted))
+
+
+def _ends(name: str, end: str) -> bool:
+    """Whether `end` is the module's name or its last parts: PEFT's rule."""
+    return name == end or name.endswith(f".{end}")
 
 
 def _store_residual(peft_model: PeftModel, source: Path, target: Path) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -201,16 +202,21 @@ def _recipe(spec: Spec) -> list[Block]:
 
 def as_markdown(title: str, blocks: Sequence[Block]) -> str:
     """The page as Markdown tables."""
-    parts = [f"# {title}"]
+    parts = [f"# {_in_markdown(title)}"]
     for block in blocks:
         parts.append(f"## {block.title}")
         if block.words:
-            parts.append(block.words)
+            parts.append(_in_markdown(block.words))
         if block.rows:
             lines = [block.header, ["---"] * len(block.header), *block.rows]
-            cells = ([cell.replace("|", "\\|") for cell in line] for line in lines)
+            cells = ([_in_markdown(cell) for cell in line] for line in lines)
             parts.append("\n".join("| " + " | ".join(line) + " |" for line in cells))
     return "\n\n".join(parts) + "\n"
+
+
+def _in_markdown(text: str) -> str:
+    """`text` on one line, with nothing that Markdown takes for a tag or for the end of a cell."""
+    return html.escape(" ".join(text.splitlines()), quote=False).replace("|", "&#124;")
 
 
 def as_html(title: str, blocks: Sequence[Block]) -> str:
@@ -245,12 +251,15 @@ def _row(cells: Row, tag: str) -> str:
 
 
 def curve(name: str, values: Sequence[float], axis: str) -> str:
-    """A line over steps as inline SVG, with its least and greatest value."""
-    low, high = min(values), max(values)
+    """A line over steps as inline SVG, with its least and greatest value; what is no number (a
+    gradient norm that overflowed) is left out."""
+    finite = [value for value in values if math.isfinite(value)] or [0.0]
+    low, high = min(finite), max(finite)
     span, last = (high - low) or 1.0, max(1, len(values) - 1)
     points = " ".join(
         f"{10 + 280 * k / last:.1f},{90 - 75 * (value - low) / span:.1f}"
         for k, value in enumerate(values)
+        if math.isfinite(value)
     )
     shown = html.escape(name)
     return (

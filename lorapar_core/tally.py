@@ -97,7 +97,9 @@ def run(spec: Spec, out: Path) -> None:
     _write_labels(out / "labels.parquet", labels)
     summary = {
         "counts": _counts(labels),
-        "unanimous_share": _share([not label.votes_against for label in labels.values()]),
+        "unanimous_share": _share(
+            [not label.votes_against for label in labels.values() if label.votes_for]
+        ),
         "pairwise_agreement": _pairwise(votes),
         "teachers": teachers,
     }

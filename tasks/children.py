@@ -25,6 +25,7 @@ from lorapar_core.errors import StageFailed, error_named
 from lorapar_core.process import environment
 from lorapar_core.spec import Spec
 
+_LOGGER = logging.getLogger("lorapar.children")
 Listener = Callable[[Mapping[str, Any]], None]
 _GRACE_S = 5.0
 _VOTE_PROCESSES = 4
@@ -77,14 +78,13 @@ class Children:
             started = time.monotonic()
             try:
                 child.run(spec, out, listen)
-            except StageFailed:
-                self._forget(child)
-                raise
-            except Exception:  # the stage refused; the process is as good as before
-                self._put_back(child, stays=stays)
-                raise
-            except BaseException:  # cancelled while the stage runs
-                self._forget(child)
+            except BaseException as error:
+                # A stage that refused leaves its process as good as before. One that crashed does
+                # not, and one that was cancelled, or whose listener failed, is at work still.
+                if child.answered and not isinstance(error, StageFailed):
+                    self._put_back(child, stays=stays)
+                else:
+                    self._forget(child)
                 raise
             self._put_back(child, stays=stays)
             return time.monotonic() - started
@@ -123,30 +123,37 @@ class _Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
+            errors="replace",  # what a library writes to stderr may be anything
             env={**os.environ, **environment(runtime)},
         )
+        self.answered = True
+        """Whether the last request was answered, so that it can take another."""
         self._listen: Listener = _ignore
         self._last_words: list[str] = []
+        self._busy = threading.Lock()
         self._drain = threading.Thread(target=self._read_stderr, daemon=True)
         self._drain.start()
 
     def run(self, spec: Spec, out: Path, listen: Listener) -> None:
         self._listen = listen
         request = {"spec": json.loads(spec.to_json()), "out": str(out)}
-        try:
-            stdin = _open(self._process.stdin)
-            stdin.write(json.dumps(request) + "\n")
-            stdin.flush()
-            self._await(spec.name, listen)
-        except BrokenPipeError:
-            raise self._died(spec.name) from None
-        finally:
-            self._listen = _ignore
+        with self._busy:
+            self.answered = False
+            try:
+                stdin = _open(self._process.stdin)
+                stdin.write(json.dumps(request) + "\n")
+                stdin.flush()
+                self._await(spec.name, listen)
+            except BrokenPipeError:
+                raise self._died(spec.name) from None
+            finally:
+                self._listen = _ignore
 
     def _await(self, name: str, listen: Listener) -> None:
         for line in _open(self._process.stdout):
             event = json.loads(line)
+            self.answered = event["event"] in ("done", "error")
             if event["event"] == "done":
                 return
             if event["event"] == "error":
@@ -169,7 +176,15 @@ class _Child:
             text = line.strip()
             if text:
                 self._last_words = [*self._last_words[-9:], text]
-                self._listen(_log("lorapar.child.stderr", logging.INFO, text))
+                self._tell(_log("lorapar.child.stderr", logging.INFO, text))
+
+    def _tell(self, event: Mapping[str, Any]) -> None:
+        """Tell the listener from the thread that reads stderr, which no listener may end: a
+        process whose stderr nobody reads stops at its next line."""
+        try:
+            self._listen(event)
+        except Exception:  # as said
+            _LOGGER.warning("a line of a stage's process was not passed on", exc_info=True)
 
     def end(self) -> None:
         """Close its input; kill it if that isn't enough (a stage is running)."""
@@ -182,6 +197,12 @@ class _Child:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        self._drain.join(_GRACE_S)
+        if self._busy.acquire(timeout=_GRACE_S):  # whoever waits for it has seen its end
+            for pipe in (process.stdout, process.stderr):
+                if pipe:
+                    pipe.close()
+            self._busy.release()
 
 
 def _open(stream: IO[str] | None) -> IO[str]:

@@ -22,6 +22,7 @@ from lorapar_core.errors import VoteError
 from lorapar_core.teachers.ballot import Ballot, parse_reply
 
 LONGEST_PAUSE_S = 60.0
+_PASSING = (408, 409, 425, 429)  # timeout, conflict, too early, too many requests
 
 
 class RemoteTeacher:
@@ -111,9 +112,9 @@ class RemoteTeacher:
                 if response.choices and getattr(response, "usage", None):
                     return response, attempt
                 reason = "the reply has no choices"
-            except _final_errors(litellm) as error:
-                raise VoteError(self._refused(error)) from None
-            except litellm.exceptions.OpenAIError as error:
+            except _any_error(litellm) as error:
+                if _is_final(error):
+                    raise VoteError(self._refused(error)) from None
                 reason = type(error).__name__
             if attempt < self._runtime.attempts:
                 await asyncio.sleep(_pause(attempt))
@@ -143,8 +144,8 @@ class RemoteTeacher:
 
     def _refused(self, error: Exception) -> str:
         key = os.environ.get(self._teacher.api_key_env, "") if self._teacher.api_key_env else ""
-        reason = " ".join(str(error).split())[:300]
-        reason = reason.replace(key, "***") if key else reason
+        reason = " ".join(str(error).split())
+        reason = (reason.replace(key, "***") if key else reason)[:300]  # cut last: no half a key
         return (
             f"teacher {self._teacher.name!r} ({self._teacher.model}) refuses: "
             f"{type(error).__name__}: {reason}; check its model, api_base and key"
@@ -163,15 +164,20 @@ def quiet_litellm() -> Any:
     return litellm
 
 
-def _final_errors(litellm: Any) -> tuple[type[Exception], ...]:
-    """Errors that asking again can't mend."""
-    kinds = litellm.exceptions
-    return (
-        kinds.AuthenticationError,
-        kinds.PermissionDeniedError,
-        kinds.NotFoundError,
-        kinds.BadRequestError,
-    )
+def _any_error(litellm: Any) -> type[Exception]:
+    """What all of litellm's errors derive from: openai's own base class. (The `OpenAIError` of
+    `litellm.exceptions` is one more class beneath it.)"""
+    kind: type[Exception] = litellm.exceptions.openai.OpenAIError
+    return kind
+
+
+def _is_final(error: Exception) -> bool:
+    """Whether asking again can't mend it: the server finds fault with the request or the key.
+
+    The status decides, since litellm has no class for some of them (403 is a plain `APIError`).
+    """
+    status = getattr(error, "status_code", None)
+    return isinstance(status, int) and 400 <= status < 500 and status not in _PASSING
 
 
 def _pause(attempt: int) -> float:

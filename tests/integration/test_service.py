@@ -1,0 +1,195 @@
+"""`lorapar up`, a run through its worker that is killed and tried again, `status`, `down`.
+
+The state directory and the home are empty folders of the test's own, so no Prefect of the user's
+is touched.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from tiny_recipe import STAGES, write_tiny_recipe
+
+from flows import cli
+from flows.service import free_port
+
+ROOT = Path(__file__).parents[2]
+AFTER_GRPO = {"grpo", "evaluate[grpo]", "report"}
+
+
+@dataclass(frozen=True)
+class Service:
+    """A server and a worker of our own, with the home they live in."""
+
+    home: Path
+    port: int
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.home),
+            "LORAPAR_STORE": str(self.home / "store"),
+            "PREFECT_API_URL": f"http://127.0.0.1:{self.port}/api",
+        }
+
+    def lorapar(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return self._run("flows.cli", *arguments)
+
+    def prefect(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return self._run("prefect", *arguments)
+
+    def _run(self, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", module, *arguments],
+            cwd=ROOT,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+
+    def post(self, path: str, body: dict[str, Any]) -> Any:
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}/api/{path}",
+            json.dumps(body).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.load(answer)
+
+    def flow_run(self) -> dict[str, Any]:
+        """The one flow run there is."""
+        (run,) = self.post("flow_runs/filter", {})
+        found: dict[str, Any] = run
+        return found
+
+    def task_states(self) -> dict[str, str]:
+        """Name of each task run's state, of the latest run of that name."""
+        runs = self.post("task_runs/filter", {"sort": "EXPECTED_START_TIME_ASC"})
+        return {run["name"]: run["state_name"] for run in runs}
+
+    def processes(self) -> list[psutil.Process]:
+        """Every process that has this home."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get("HOME") == str(self.home):
+                    found.append(process)
+            except psutil.Error:  # it ended meanwhile, or is not ours to look at
+                continue
+        return found
+
+
+def wait_for(what: Callable[[], bool], *, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "it didn't happen in time"
+        time.sleep(0.2)
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    made = Service(tmp_path / "home", free_port())
+    made.home.mkdir()
+    yield made
+    made.lorapar("down")
+    for process in made.processes():
+        process.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_killed_run_is_tried_again_and_nothing_stays(
+    service: Service, tiny_model: Path, tmp_path: Path
+) -> None:
+    assert service.lorapar("status").returncode == 3
+    up = service.lorapar("up", "--port", str(service.port))
+    assert up.returncode == 0, up.stderr
+    assert f"ready: http://127.0.0.1:{service.port}" in up.stdout
+    status = service.lorapar("status")
+    assert status.returncode == 0
+    assert status.stdout.count("running, pid") == 2
+    again = service.lorapar("up", "--port", str(service.port))
+    assert again.returncode == 0, again.stderr
+    assert "starting" not in again.stdout, "what runs is kept"
+
+    long = {"max_steps": 150, "max_completion_length": 16}
+    recipe = write_tiny_recipe(tmp_path / "tiny.yaml", tiny_model, grpo=long)
+    started = service.prefect("deployment", "run", "lorapar/full", "--param", f"recipe={recipe}")
+    assert started.returncode == 0, started.stderr
+
+    wait_for(lambda: service.task_states().get("grpo") == "Running", seconds=120)
+    time.sleep(1)
+    (child,) = [p for p in service.processes() if p.cmdline()[-1:] == ["--serve"]]
+    flow = child.parent()
+    assert flow is not None
+    flow.send_signal(signal.SIGKILL)
+    psutil.wait_procs([child], timeout=10)
+    assert not child.is_running(), "a child dies with the flow's process"
+    wait_for(lambda: service.flow_run()["state_type"] == "CRASHED", seconds=120)
+
+    retried = service.prefect("flow-run", "retry", service.flow_run()["id"])
+    assert retried.returncode == 0, retried.stdout + retried.stderr
+    ended = ("COMPLETED", "FAILED", "CRASHED")
+    wait_for(lambda: service.flow_run()["run_count"] == 2, seconds=60)
+    wait_for(lambda: service.flow_run()["state_type"] in ended, seconds=180)
+
+    run = service.flow_run()
+    assert run["state_type"] == "COMPLETED", run["state"]["message"]
+    assert run["name"] == "tiny-model-theta0.9"
+    wait_for(lambda: service.task_states().get("report") == "Completed", seconds=20)
+    states = service.task_states()
+    assert set(states) == set(STAGES)
+    assert {name for name, state in states.items() if state == "Completed"} == AFTER_GRPO
+    assert {name for name, state in states.items() if state == "Cached"} == set(STAGES) - AFTER_GRPO
+
+    down = service.lorapar("down")
+    assert down.returncode == 0
+    assert down.stdout.splitlines() == ["stopped the worker", "stopped the server"]
+    assert service.processes() == []
+    assert service.lorapar("status").returncode == 3
+
+
+def test_up_names_a_port_that_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LORAPAR_HOME", str(tmp_path))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert cli.main(["up", "--port", str(port)]) == 1
+    said = capsys.readouterr()
+    assert f"port {port} is taken by another program" in said.err
+    assert len(said.err.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_down_and_status_take_files_that_tell_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A process number that is another program's by now is not ours to stop."""
+    monkeypatch.setenv("LORAPAR_HOME", str(tmp_path))
+    (tmp_path / "server.json").write_text("{half")
+    stale = {"name": "worker", "pid": os.getpid(), "created": 1.0, "port": 1}
+    (tmp_path / "worker.json").write_text(json.dumps(stale))
+    assert cli.main(["status"]) == 3
+    assert capsys.readouterr().out.count("not running") == 2
+    assert cli.main(["down"]) == 0
+    assert capsys.readouterr().out == ""
+    assert list(tmp_path.iterdir()) == []

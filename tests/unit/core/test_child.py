@@ -1,0 +1,434 @@
+"""Stages in processes of their own: the protocol, the ways to die, and a process's second stage."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_inputs import MODEL, files, run_stage, spec, tiny_inputs
+
+from lorapar_core.config import RuntimeConfig, SftConfig
+from lorapar_core.errors import StageFailed, TooFewExamples
+from tasks.children import Children
+
+ROOT = Path(__file__).parents[3]
+RUNTIME = {"device": "cpu", "threads": 1}
+SLEEPER = textwrap.dedent(
+    """
+    import logging, os, sys, time
+    from lorapar_core import events
+    from lorapar_core.errors import VoteError
+
+    def run(spec, out):
+        how = spec.config["how"]
+        print("chatter on stdout")
+        os.system("echo chatter of a program")
+        logging.getLogger("third.party").info("loaded %d things", 3)
+        logging.getLogger("third.party").debug("not this")
+        logging.getLogger("third.party").info("%d broken", "no number")
+        events.progress(step=1, total=2, loss=0.5)
+        (out / "written").write_text(str(os.getpid()))
+        if how == "refuse":
+            raise VoteError("the teacher refuses")
+        if how == "crash":
+            raise KeyError("a bug")
+        if how == "kill":
+            os.kill(os.getpid(), 9)
+        if how == "exit":
+            print("cannot go on", file=sys.stderr, flush=True)
+            os._exit(3)
+        if how == "noisy":
+            os.write(2, b"\\xff\\xfe is not UTF-8\\n")
+            for line in range(5000):
+                os.write(2, b"more than a pipe holds, were it not read\\n")
+        if how == "slow":
+            time.sleep(0.5)
+        if how == "sleep":
+            time.sleep(60)
+    """
+)
+
+
+@pytest.fixture
+def stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder whose `sitecustomize` gives child processes a stage `sleeper`."""
+    folder = tmp_path / "stages"
+    folder.mkdir()
+    (folder / "sleeper_stage.py").write_text(SLEEPER)
+    (folder / "sitecustomize.py").write_text(
+        "from lorapar_core.stages import STAGES, Stage\n"
+        "STAGES['sleeper'] = Stage(1, 'sleeper_stage')\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{folder}{os.pathsep}{ROOT}")
+    return folder
+
+
+def sleeper(tmp_path: Path, how: str) -> Any:
+    return spec("sleeper", {"how": how}, {}, tmp_path, name=f"sleeper[{how}]")
+
+
+def empty(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
+class Serving:
+    """`python -m lorapar_core --serve`, spoken to by hand."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "lorapar_core", "--serve"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+
+    def ask(self, given: Any, out: Path) -> list[dict[str, Any]]:
+        assert self.process.stdin
+        assert self.process.stdout
+        request = {"spec": json.loads(given.to_json()), "out": str(out)}
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        events: list[dict[str, Any]] = []
+        for line in self.process.stdout:
+            events.append(json.loads(line))
+            if events[-1]["event"] in ("done", "error"):
+                break
+        return events
+
+    def end(self) -> str:
+        assert self.process.stdin
+        assert self.process.stderr
+        self.process.stdin.close()
+        said = self.process.stderr.read()
+        assert self.process.wait(10) == 0
+        assert self.process.stdout
+        assert self.process.stdout.read() == ""
+        self.process.stdout.close()
+        self.process.stderr.close()
+        return said
+
+
+def test_the_protocol(stages: Path, tmp_path: Path) -> None:
+    serving = Serving()
+    done = serving.ask(sleeper(tmp_path, "work"), empty(tmp_path / "a"))
+    assert done[-1] == {"event": "done"}
+    assert {"event": "progress", "step": 1, "total": 2, "loss": 0.5} in done
+    logs = [event for event in done if event["event"] == "log"]
+    assert logs[0] == {
+        "event": "log",
+        "logger": "third.party",
+        "level": 20,
+        "message": "loaded 3 things",
+    }
+    assert not [event for event in logs if event["message"] == "not this"]
+    refused = serving.ask(sleeper(tmp_path, "refuse"), empty(tmp_path / "b"))
+    assert refused[-1] == {"event": "error", "kind": "VoteError", "message": "the teacher refuses"}
+    crashed = serving.ask(sleeper(tmp_path, "crash"), empty(tmp_path / "c"))
+    assert crashed[-1]["kind"] == "KeyError"
+    assert "sleeper_stage.py" in crashed[-1]["traceback"]
+    unknown = serving.ask(spec("nonsense", {}, {}, tmp_path), empty(tmp_path / "d"))
+    assert unknown[-1]["kind"] == "ConfigError"
+    again = serving.ask(sleeper(tmp_path, "work"), empty(tmp_path / "e"))
+    assert again[-1] == {"event": "done"}  # none of that ended it
+    assert {(tmp_path / name / "written").read_text() for name in "abce"} == {
+        str(serving.process.pid)
+    }
+    said = serving.end()
+    assert said.count("chatter on stdout") == 4
+    assert said.count("chatter of a program") == 4
+
+
+@pytest.fixture
+def children() -> Iterator[Children]:
+    runtime = RuntimeConfig.model_validate({**RUNTIME, "child": "resident"})
+    with Children(runtime) as running:
+        yield running
+
+
+def heard() -> tuple[list[Mapping[str, Any]], Any]:
+    events: list[Mapping[str, Any]] = []
+    return events, events.append
+
+
+def test_children_pass_on_what_a_stage_says(
+    stages: Path, tmp_path: Path, children: Children
+) -> None:
+    from lorapar_core.errors import VoteError
+
+    events, listen = heard()
+    seconds = children.run(
+        sleeper(tmp_path, "work"), empty(tmp_path / "a"), place="device", listen=listen
+    )
+    assert 0 < seconds < 30
+    assert {"event": "progress", "step": 1, "total": 2, "loss": 0.5} in events
+    assert any(e.get("message") == "loaded 3 things" for e in events)
+    with pytest.raises(VoteError, match="the teacher refuses"):
+        children.run(
+            sleeper(tmp_path, "refuse"), empty(tmp_path / "b"), place="device", listen=listen
+        )
+    with pytest.raises(StageFailed, match="KeyError: 'a bug'"):
+        children.run(
+            sleeper(tmp_path, "crash"), empty(tmp_path / "c"), place="device", listen=listen
+        )
+    assert any("sleeper_stage.py" in str(e.get("message")) for e in events)
+    # The resident child lives through refusals; a vote over the network gets its own process.
+    children.run(sleeper(tmp_path, "work"), empty(tmp_path / "d"), place="network", listen=listen)
+    a, b, d = ((tmp_path / name / "written").read_text() for name in "abd")
+    assert a == b != d
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("kill", r"the process of sleeper\[kill\] was killed by signal 9 \(out of memory\?\)"),
+        ("exit", r"the process of sleeper\[exit\] exited with 3; it last said: .*cannot go on"),
+    ],
+)
+def test_a_process_that_dies_is_named_and_replaced(
+    stages: Path, tmp_path: Path, children: Children, how: str, message: str
+) -> None:
+    _, listen = heard()
+    with pytest.raises(StageFailed, match=message):
+        children.run(sleeper(tmp_path, how), empty(tmp_path / "a"), place="device", listen=listen)
+    children.run(sleeper(tmp_path, "work"), empty(tmp_path / "b"), place="device", listen=listen)
+    a, b = ((tmp_path / name / "written").read_text() for name in "ab")
+    assert a != b
+
+
+def test_odd_bytes_and_much_chatter_stop_nothing(
+    stages: Path, tmp_path: Path, children: Children
+) -> None:
+    events, listen = heard()
+    children.run(sleeper(tmp_path, "noisy"), empty(tmp_path / "a"), place="device", listen=listen)
+    said = [event.get("message") for event in events]
+    assert any("is not UTF-8" in str(message) for message in said)
+
+
+def test_a_listener_that_fails_leaves_no_stage_behind(
+    stages: Path, tmp_path: Path, children: Children
+) -> None:
+    """Its process is at work still: another stage there would be told the first one's end."""
+    for kind in ("progress", "log"):
+
+        def listen(event: Mapping[str, Any], kind: str = kind) -> None:
+            if event["event"] == kind:
+                raise RuntimeError("no listening")
+
+        first, second = empty(tmp_path / f"{kind}1"), empty(tmp_path / f"{kind}2")
+        with pytest.raises(RuntimeError, match="no listening"):
+            children.run(sleeper(tmp_path, "slow"), first, place="device", listen=listen)
+        events, heed = heard()
+        seconds = children.run(sleeper(tmp_path, "slow"), second, place="device", listen=heed)
+        assert seconds >= 0.5
+        assert (second / "written").exists()
+        assert sum(event["event"] == "progress" for event in events) == 1
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state not in "ZX"
+
+
+def wait_for(path: Path, seconds: float = 20) -> str:
+    end = time.monotonic() + seconds
+    while not (path.exists() and path.read_text()):
+        assert time.monotonic() < end, f"{path} is not written"
+        time.sleep(0.02)
+    return path.read_text()
+
+
+def test_closing_ends_a_child_at_work(stages: Path, tmp_path: Path) -> None:
+    import threading
+
+    children = Children(RuntimeConfig.model_validate(RUNTIME))
+    failed: list[StageFailed] = []
+    _, listen = heard()
+    out = empty(tmp_path / "a")
+
+    def work() -> None:
+        try:
+            children.run(sleeper(tmp_path, "sleep"), out, place="device", listen=listen)
+        except StageFailed as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    pid = int(wait_for(out / "written"))
+    children.close()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert not alive(pid)
+    assert "was killed by signal 9" in str(failed[0])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_child_dies_with_its_parent(stages: Path, tmp_path: Path, how: signal.Signals) -> None:
+    out = empty(tmp_path / "out")
+    for stage in ("work", "sleep"):
+        (tmp_path / f"{stage}.json").write_text(sleeper(tmp_path, stage).to_json())
+    # Started for a task thread that is gone when the parent is killed, as Prefect's are.
+    script = textwrap.dedent(
+        """
+        import sys, threading
+        from pathlib import Path
+        from lorapar_core.config import RuntimeConfig
+        from lorapar_core.spec import Spec
+        from tasks.children import Children
+
+        folder = Path(sys.argv[1])
+        children = Children(RuntimeConfig(child="resident"))
+
+        def run(name, out):
+            spec = Spec.from_json((folder / f"{name}.json").read_text())
+            children.run(spec, folder / out, place="device", listen=lambda event: None)
+
+        (folder / "first").mkdir()
+        thread = threading.Thread(target=run, args=("work", "first"))
+        thread.start()
+        thread.join()
+        run("sleep", "out")
+        """
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT)
+    pid = int(wait_for(out / "written"))
+    assert alive(pid)
+    assert (tmp_path / "first" / "written").read_text() == str(pid)
+    parent.send_signal(how)
+    parent.wait(10)
+    end = time.monotonic() + 2
+    while alive(pid) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert not alive(pid)
+
+
+def test_a_child_outlives_the_thread_that_asked_for_it(
+    stages: Path, tmp_path: Path, children: Children
+) -> None:
+    import threading
+
+    _, listen = heard()
+    for name in "ab":
+        out = empty(tmp_path / name)
+        thread = threading.Thread(
+            target=children.run,
+            args=(sleeper(tmp_path, "work"), out),
+            kwargs={"place": "device", "listen": listen},
+        )
+        thread.start()
+        thread.join(60)
+    assert (tmp_path / "a" / "written").read_text() == (tmp_path / "b" / "written").read_text()
+
+
+@pytest.fixture(scope="module")
+def inputs(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return tiny_inputs(tmp_path_factory.mktemp("child"), tiny_model)
+
+
+def scoring(inputs: Mapping[str, Path], scratch: Path, *, stop: int = 4) -> Any:
+    config = {
+        "system": 1,
+        "start": 0,
+        "stop": stop,
+        "order_seed": 0,
+        "batch_tokens": 300,
+        "model": MODEL,
+    }
+    needed = {role: inputs[role] for role in ("base", "adapter", "tokens", "labels")}
+    return spec("moments", config, needed, scratch)
+
+
+def tuning(inputs: Mapping[str, Path], scratch: Path, *, system: int) -> Any:
+    section = SftConfig(batch_size=2, accumulation=3, max_steps=2, learning_rate=1e-2)
+    config = {
+        "sft": section.model_dump(exclude={"prompt"}),
+        "model": MODEL,
+        "dropout": 0.1,
+        "system": system,
+        "data": "system",
+        "epochs": 1.0,
+    }
+    roles = ("base", "adapter", "masks", "labels", "tokens")
+    return spec("sft", config, {role: inputs[role] for role in roles}, scratch)
+
+
+def test_a_resident_child_writes_what_a_fresh_one_writes(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    _, listen = heard()
+
+    def run(children: Children, given: Any, name: str) -> dict[str, bytes]:
+        out = empty(tmp_path / name)
+        children.run(given, out, place="device", listen=listen)
+        return files(out)
+
+    scored, trained = scoring(inputs, tmp_path), tuning(inputs, tmp_path, system=2)
+    with Children(RuntimeConfig.model_validate({**RUNTIME, "child": "once"})) as once:
+        fresh = [run(once, scored, "fresh.moments"), run(once, trained, "fresh.sft")]
+        assert not once._idle
+    with Children(RuntimeConfig.model_validate({**RUNTIME, "child": "resident"})) as resident:
+        # An epoch of 8 examples that ends within an accumulation, and a refusal, before it.
+        run(resident, tuning(inputs, tmp_path, system=1), "other")
+        with pytest.raises(TooFewExamples, match="System 1 has 8 examples"):
+            run(resident, scoring(inputs, tmp_path, stop=99), "refused")
+        (child,) = resident._idle
+        assert run(resident, trained, "again.sft") == fresh[1]
+        assert run(resident, scored, "again.moments") == fresh[0]
+        assert resident._idle == [child]
+
+
+def alone(*arguments: Path | str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "lorapar_core", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def test_one_stage_alone(inputs: dict[str, Path], tmp_path: Path) -> None:
+    given = scoring(inputs, tmp_path)
+    (tmp_path / "spec.json").write_text(given.to_json())
+    result = alone("moments", tmp_path / "spec.json", tmp_path / "new" / "out")
+    assert (result.returncode, result.stdout) == (0, ""), result.stderr
+    here = run_stage("moments", given.config, given.inputs, tmp_path / "here")
+    assert files(tmp_path / "new" / "out") == files(here)
+    again = alone("moments", tmp_path / "spec.json", tmp_path / "new" / "out")
+    assert again.returncode == 2
+    assert "is not empty; give a new directory" in again.stderr
+
+
+def test_a_stage_alone_refuses_in_one_line(inputs: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "spec.json").write_text(scoring(inputs, tmp_path, stop=99).to_json())
+    unknown = alone("nonsense", tmp_path / "spec.json", tmp_path / "a")
+    assert unknown.returncode == 1
+    assert unknown.stderr.startswith("lorapar: no stage 'nonsense'; there are dequantize, ")
+    assert unknown.stderr.count("\n") == 1
+    usage = alone("moments")
+    assert (usage.returncode, usage.stderr.split(":")[0]) == (2, "usage")
+    missing = alone("moments", tmp_path / "absent.json", tmp_path / "b")
+    assert missing.returncode == 1
+    assert missing.stderr.startswith(f"lorapar: {tmp_path}/absent.json can't be read")
+    assert missing.stderr.count("\n") == 1
+    (tmp_path / "odd.json").write_text('{"stage": "moments"}')
+    odd = alone("moments", tmp_path / "odd.json", tmp_path / "c")
+    assert odd.returncode == 1
+    assert odd.stderr.startswith(f"lorapar: {tmp_path}/odd.json is no spec")
+    assert odd.stderr.count("\n") == 1

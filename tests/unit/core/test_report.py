@@ -1,0 +1,200 @@
+"""The report: one page that needs nothing else, believes no third party, and is always the same."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_inputs import files, run_stage
+
+from lorapar_core.config import Recipe
+from lorapar_core.report import Block, as_html, as_markdown, curve
+
+HOSTILE = "</td><script>alert('x')</script> | <img onerror=y> & \"q\" \\| `code`"
+
+
+class Page(HTMLParser):
+    """The tags, attributes and words of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.open: list[str] = []
+        self.words = ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in ("meta", "polyline"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+
+def teacher(name: str, **changed: Any) -> dict[str, Any]:
+    return {"name": name, "provider": "local", "calibration": "batch", **changed}
+
+
+LOCAL = [teacher(name) for name in ("one", "two", "three")]
+
+
+def write(path: Path, document: Any) -> Path:
+    path.write_text(json.dumps(document))
+    return path
+
+
+def report(root: Path, *, teachers: list[dict[str, Any]] | None = None, text: str = "fine") -> Path:
+    root.mkdir()
+    recipe = Recipe.model_validate({"teachers": teachers or LOCAL, "description": text})
+    counts = {"s1_only": 30, "s2_only": 20, "shared": 40, "rest": 10, "elements": 100}
+    accuracy = {"accuracy": 0.25, "correct": 2, "interval_95": [0.072, 0.591]}
+    evaluation = {
+        "n": 8,
+        "strict": accuracy,
+        "flexible": accuracy,
+        "finished_share": 0.5,
+        "mean_tokens": 31.4,
+    }
+    steps = [
+        {"step": k, "loss": 2.0 - k / 10, "reward": 0.1 * k, "grad_norm": 1.0, "kl": 0.0}
+        for k in (1, 2, 3)
+    ]
+    metrics = root / "metrics.jsonl"
+    metrics.write_text("".join(json.dumps(step) + "\n" for step in steps))
+    figures = {
+        "votes": 10,
+        "abstained": 1,
+        "system2_share": 0.5,
+        "calibration": "batch",
+        "offset_nats": -1.25,
+    }
+    agreement = {
+        "counts": {"1": 6, "2": 4, "dropped": 2},
+        "unanimous_share": 0.5,
+        "pairwise_agreement": {"one / two": 0.9, "one / three": None},
+        "teachers": {text: figures, "silent": {**figures, "votes": 0, "system2_share": None}},
+    }
+    regions = {
+        "counts": counts,
+        "kept_share": {"1": 0.7, "2": 0.6},
+        "jaccard": 0.444,
+        "by_place": {"0.q_proj": counts, "1.q_proj": counts, "0.up_proj": counts},
+    }
+    inputs = {
+        "summary": write(root / "summary.json", {"train": 12, "test": 8, "duplicates": 3}),
+        "agreement": write(root / "agreement.json", agreement),
+        "regions": write(root / "regions.json", regions),
+        "evaluation/base": write(root / "base.json", evaluation),
+        "evaluation/grpo": write(root / "grpo.json", {**evaluation, "n": 9}),
+        "training/grpo": metrics,
+    }
+    config = {"recipe": recipe.model_dump(mode="json", exclude={"runtime"}), "model": text}
+    digests = {role: f"{k:064x}" for k, role in enumerate([*inputs, text])}
+    return run_stage("report", config, inputs, root / "out", digests=digests)
+
+
+def pages(out: Path) -> tuple[str, str]:
+    assert set(files(out)) == {"report.html", "report.md"}
+    return (out / "report.html").read_text(), (out / "report.md").read_text()
+
+
+def test_the_page_says_what_was_found(tmp_path: Path) -> None:
+    for text in pages(report(tmp_path / "run")):
+        for words in (
+            "12 training examples (3 duplicates dropped): 6 System 1, 4 System 2, 2 without a",
+            "All counted votes agree on 50.0 %",
+            "25.0 % (7.2 to 59.1)",
+            "before training",
+            "after grpo",
+            "System 1 keeps 70.0 % of 100 elements, System 2 60.0 %; Jaccard overlap 0.444",
+            "3 optimizer steps",
+            "-1.25",
+            "unknown",
+            f"{0:064x}",
+        ):
+            assert words in text
+    html, _ = pages(report(tmp_path / "again"))
+    words = Page(html).words
+    assert words.index("before training") < words.index("after grpo")
+    assert "loss: 1.7 to 1.9 over 3 optimizer steps" in words
+
+
+def test_local_teachers_are_called_weak_and_not_independent(tmp_path: Path) -> None:
+    for text in pages(report(tmp_path / "local")):
+        assert "3 teachers are local models: 3 of them share one model" in text
+        assert "their votes are weak evidence and not independent" in text
+    far = [teacher("far", provider="litellm", model="openai/x", calibration="none")]
+    for text in pages(report(tmp_path / "far", teachers=far)):
+        assert "weak evidence" not in text
+    mixed = [*far, teacher("near", model="one/model")]
+    for text in pages(report(tmp_path / "mixed", teachers=mixed)):
+        assert "weak evidence" in text
+        assert "share one model" not in text
+
+
+def test_the_page_needs_nothing_else(tmp_path: Path) -> None:
+    html, _ = pages(report(tmp_path / "run"))
+    page = Page(html)
+    assert not page.open
+    assert not {"script", "link", "img", "iframe", "object", "embed"} & set(page.tags)
+    names = {name for name, _ in page.attributes}
+    assert not {"src", "href", "srcset", "data", "action"} & names
+    for word in ("http://", "https://", "src=", "url(", "@import"):
+        assert word not in html.lower()
+
+
+def test_what_others_wrote_is_escaped(tmp_path: Path) -> None:
+    html, markdown = pages(report(tmp_path / "run", text=HOSTILE))
+    page, plain = Page(html), Page(pages(report(tmp_path / "plain"))[0])
+    assert page.tags == plain.tags
+    assert page.attributes == plain.attributes
+    assert HOSTILE in page.words
+    # Markdown lets HTML through, so there too no tag may stand.
+    assert not re.search(r"<\s*[/!a-z]", markdown, re.IGNORECASE)
+    widths = {}
+    for table in re.findall(r"(?:^\|.*\n?)+", markdown, re.MULTILINE):
+        rows = [len(re.findall(r"(?<!\\)\|", row)) for row in table.strip().splitlines()]
+        widths[table[:20]] = set(rows)
+    assert all(len(width) == 1 for width in widths.values()), widths
+
+
+def test_the_same_run_gives_the_same_page(tmp_path: Path) -> None:
+    assert files(report(tmp_path / "one")) == files(report(tmp_path / "two"))
+    for content in files(tmp_path / "one" / "out").values():
+        assert str(tmp_path).encode() not in content
+
+
+def test_markdown_cells_stay_in_their_row() -> None:
+    text = as_markdown("T", [Block("B", "w", ["a", "b"], [["x | y", "line\nbreak"]])])
+    (row,) = [line for line in text.splitlines() if line.startswith("| x")]
+    assert row == "| x &#124; y | line break |"
+
+
+@pytest.mark.parametrize("values", [[1.0], [2.0, 2.0, 2.0], [-1e9, 1e9], [0.0, float("nan"), 1.0]])
+def test_a_curve_stays_in_its_frame(values: list[float]) -> None:
+    drawn = curve("loss", values, "step")
+    (points,) = re.findall(r'points="([^"]*)"', drawn)
+    for point in points.split():
+        x, y = map(float, point.split(","))
+        assert 0 <= x <= 300
+        assert 0 <= y <= 100
+    assert f"over {len(values)} steps" in drawn
+
+
+def test_an_empty_page() -> None:
+    assert Page(as_html("T", [Block("Only words", "so")])).tags[-3:] == ["section", "h2", "p"]

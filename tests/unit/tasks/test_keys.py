@@ -1,0 +1,385 @@
+"""What each action's key hangs on: its slice of the recipe and its inputs, and nothing else.
+
+The real pipeline is composed by a runner that computes nothing. In `keys_of` an artifact's digest
+is made of its action's name and role, so that a changed key shows what an action reads from the
+recipe itself; with `flows=True` it is made of the action's key, so that changes travel onward.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_recipe import STAGES as ALL
+from tiny_recipe import tiny_recipe
+
+from artifacts import Ref
+from flows.pipeline import pipeline
+from lorapar_core import stages
+from lorapar_core.recipe import merge, parse_recipe
+from tasks.action import Action, Outcome
+
+VOTES = {"vote[first/0]", "vote[second/0]"}
+MOMENTS = {"moments[1/0]", "moments[2/0]"}
+EVALUATIONS = {"evaluate[base]", "evaluate[sft]", "evaluate[grpo]"}
+MODEL_READERS = {*VOTES, "initialize", *MOMENTS, "sft", "grpo", *EVALUATIONS}
+FROM_PARTITION = {"partition", "sft", "evaluate[sft]", "grpo", "evaluate[grpo]", "report"}
+
+
+class _Outputs(Mapping[str, Ref]):
+    """A ref for any role that is asked for."""
+
+    def __init__(self, seed: str) -> None:
+        self._seed = seed
+
+    def __getitem__(self, role: str) -> Ref:
+        return Ref(hashlib.sha256(f"{self._seed}/{role}".encode()).hexdigest(), 1, "file")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+
+@dataclass(frozen=True)
+class _Done:
+    outcome: Outcome
+
+    def result(self) -> Outcome:
+        return self.outcome
+
+
+class _Store:
+    root = Path("/nowhere")
+
+    def read_json(self, _ref: Ref) -> dict[str, Any]:
+        return {"train": 24, "test": 6, "counts": {"1": 99, "2": 99, "dropped": 0}}
+
+
+@dataclass
+class _Runner:
+    """Says of every action that it is done."""
+
+    flows: bool = False
+    downloads: bool = False
+    store: Any = field(default_factory=_Store)
+    actions: dict[str, Action] = field(default_factory=dict)
+
+    def submit(self, action: Action) -> _Done:
+        assert action.key is not None
+        assert action.name not in self.actions
+        self.actions[action.name] = action
+        outputs = _Outputs(action.key if self.flows else action.name)
+        return _Done(Outcome(action.name, action.stage, action.key, "cached", 0.0, outputs))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("models") / "model")
+
+
+def write_model(path: Path, *, weights: str = "weights", tokenizer: str = "{}") -> Path:
+    """A model as far as keys go: its files."""
+    path.mkdir(parents=True)
+    (path / "config.json").write_text("{}")
+    (path / "model.safetensors").write_text(weights)
+    (path / "tokenizer.json").write_text(tokenizer)
+    return path
+
+
+def actions_of(
+    model: Path, change: Mapping[str, Any] | None = None, *, flows: bool = False
+) -> dict[str, Action]:
+    runner = _Runner(flows)
+    pipeline(parse_recipe(merge({"name": "tiny", **tiny_recipe(model)}, change or {})), runner)
+    return runner.actions
+
+
+def keys_of(
+    model: Path, change: Mapping[str, Any] | None = None, *, flows: bool = False
+) -> dict[str, str | None]:
+    return {name: action.key for name, action in actions_of(model, change, flows=flows).items()}
+
+
+def changed(old: Mapping[str, str | None], new: Mapping[str, str | None]) -> set[str]:
+    """Names whose key is another one, or that only one side has."""
+    return {name for name in {*old, *new} if old.get(name) != new.get(name)}
+
+
+def teachers(**changes: Any) -> dict[str, Any]:
+    """The recipe's teachers, the first of them changed."""
+    first, second = tiny_recipe("unused")["teachers"]
+    return {"teachers": [{**first, **changes}, second]}
+
+
+def test_the_pipeline_has_these_actions(model: Path) -> None:
+    assert tuple(keys_of(model)) == ALL
+
+
+def test_the_same_recipe_gives_the_same_keys(model: Path) -> None:
+    assert keys_of(model, flows=True) == keys_of(model, flows=True)
+    assert len(set(keys_of(model).values())) == len(ALL)
+
+
+@pytest.mark.parametrize(
+    ("change", "direct"),
+    [
+        # What people call it, and where and how it runs
+        ({"name": "other"}, {"report"}),
+        ({"description": "other"}, {"report"}),
+        ({"runtime": {"device": "cuda"}}, set()),
+        ({"runtime": {"threads": 7}}, set()),
+        ({"runtime": {"child": "once", "children": 3}}, set()),
+        ({"runtime": {"vote_concurrency": 1, "request_timeout_s": 1, "attempts": 1}}, set()),
+        # Data
+        ({"data": {"examples": 20}}, {"prepare", "report"}),
+        ({"data": {"seed": 1}}, {"prepare", "report"}),
+        ({"data": {"single_step_share": 0.1}}, {"prepare", "report"}),
+        ({"data": {"test_examples": 5}}, {"prepare", "report"}),
+        ({"data": {"test_source": "gsm8k", "revision": "x"}}, {"prepare", "report"}),
+        # Voting
+        (teachers(wording="introspective"), {"vote[first/0]", "report"}),
+        (teachers(calibration="none"), {"tally", "report"}),
+        ({"voting": {"role_play": False}}, {*VOTES, "report"}),
+        ({"voting": {"target": "another model"}}, {*VOTES, "report"}),
+        ({"voting": {"tie": "drop"}}, {"tally", "report"}),
+        ({"voting": {"quorum": 2}}, {"tally", "report"}),
+        # Model and adapter
+        ({"model": {"dtype": "bfloat16"}}, {*MODEL_READERS, "report"}),
+        ({"model": {"attention": "eager"}}, {*MODEL_READERS, "report"}),
+        ({"model": {"chat_template": "{{ messages }}"}}, {"prepare", *VOTES, "report"}),
+        ({"lora": {"r": 4}}, {"initialize", "report"}),
+        ({"lora": {"seed": 1}}, {"initialize", "report"}),
+        ({"lora": {"modules": "QKV"}}, {"initialize", "report"}),
+        ({"lora": {"dropout": 0.0}}, {"sft", "report"}),
+        # Importance and partition
+        ({"importance": {"examples": 5}}, {*MOMENTS, "report"}),
+        ({"importance": {"batch_tokens": 99}}, {*MOMENTS, "report"}),
+        ({"importance": {"seed": 1}}, {*MOMENTS, "report"}),
+        ({"importance": {"shard_size": 50}}, {"report"}),
+        ({"partition": {"theta": 0.5}}, {"partition", "report"}),
+        ({"partition": {"alpha": 0.5}}, {"partition", "report"}),
+        ({"partition": {"beta": 0.5}}, {"partition", "report"}),
+        # Training
+        ({"sft": {"learning_rate": 0.1}}, {"sft", "report"}),
+        ({"sft": {"seed": 1}}, {"sft", "report"}),
+        ({"sft": {"batch_size": 2}}, {"sft", "report"}),
+        ({"sft": {"max_length": 128}}, {"prepare", "sft", "report"}),
+        ({"sft": {"prompt": "chat"}}, {"prepare", "report"}),
+        ({"grpo": {"learning_rate": 0.1}}, {"grpo", "report"}),
+        ({"grpo": {"rewards": {"correctness": 1.0}}}, {"grpo", "report"}),
+        ({"grpo": {"kl_coefficient": 0.1}}, {"grpo", "report"}),
+        ({"grpo": {"system_prompt": "Answer."}}, {"prepare", "report"}),
+        ({"grpo": {"max_prompt_length": 100}}, {"prepare", "report"}),
+        ({"grpo": {"prompt": "tags"}}, {"prepare", "grpo", "evaluate[grpo]", "report"}),
+        # Evaluation
+        ({"evaluation": {"max_new_tokens": 9}}, {*EVALUATIONS, "report"}),
+        ({"evaluation": {"batch_tokens": 9}}, {*EVALUATIONS, "report"}),
+        ({"evaluation": {"base": False}}, {"evaluate[base]", "report"}),
+    ],
+    ids=str,
+)
+def test_who_reads_a_field(model: Path, change: dict[str, Any], direct: set[str]) -> None:
+    if change.get("data", {}).get("test_source"):
+        pytest.importorskip("huggingface_hub")
+    assert changed(keys_of(model), keys_of(model, change)) == direct
+
+
+@pytest.mark.parametrize(
+    ("change", "onward"),
+    [
+        ({"partition": {"theta": 0.5}}, FROM_PARTITION),
+        ({"importance": {"seed": 1}}, {*MOMENTS, "score[1]", "score[2]", *FROM_PARTITION}),
+        ({"grpo": {"seed": 1}}, {"grpo", "evaluate[grpo]", "report"}),
+        ({"lora": {"dropout": 0.0}}, {"sft", "evaluate[sft]", "grpo", "evaluate[grpo]", "report"}),
+        ({"lora": {"seed": 1}}, set(ALL) - {"prepare", *VOTES, "tally", "evaluate[base]"}),
+        (
+            {"voting": {"tie": "drop"}},
+            set(ALL) - {"prepare", *VOTES, "initialize", "evaluate[base]"},
+        ),
+        ({"data": {"seed": 1}}, set(ALL) - {"initialize"}),
+        ({"evaluation": {"max_new_tokens": 9}}, {*EVALUATIONS, "report"}),
+    ],
+    ids=str,
+)
+def test_what_is_computed_again(model: Path, change: dict[str, Any], onward: set[str]) -> None:
+    """Every artifact of a changed action is taken to be another one."""
+    assert changed(keys_of(model, flows=True), keys_of(model, change, flows=True)) == onward
+
+
+@pytest.mark.parametrize("stage", sorted({name.partition("[")[0] for name in ALL}))
+def test_a_raised_version_changes_that_stages_keys(
+    model: Path, stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = keys_of(model)
+    old = stages.STAGES[stage]
+    monkeypatch.setitem(stages.STAGES, stage, stages.Stage(old.version + 1, old.module))
+    assert changed(before, keys_of(model)) == {n for n in ALL if n.partition("[")[0] == stage}
+
+
+# Votes are what costs money
+
+
+def far(**changes: Any) -> dict[str, Any]:
+    """One teacher at an address of its own."""
+    fields = {
+        "name": "far",
+        "model": "openai/some-model",
+        "api_base": "https://api.example.org/v1",
+        "api_key_env": "FAR_KEY",
+    }
+    return {"teachers": [{**fields, **changes}]}
+
+
+@pytest.mark.parametrize(
+    ("change", "asks_again"),
+    [
+        ({"api_key_env": "OTHER_KEY"}, False),
+        ({"api_base": "https://api.example.org/v2"}, False),
+        ({"api_base": "http://user:secret@api.example.org/v1"}, False),
+        ({"api_base": "https://elsewhere.example.org/v1"}, True),
+        ({"api_base": "https://api.example.org:8443/v1"}, True),
+        ({"api_base": ""}, True),
+        ({"model": "openai/other-model"}, True),
+        ({"max_tokens": 99}, True),
+        ({"temperature": 0.5}, True),
+        ({"wording": "examiner"}, True),
+    ],
+    ids=str,
+)
+def test_what_asks_a_remote_teacher_again(
+    model: Path, change: dict[str, Any], asks_again: bool
+) -> None:
+    again = changed(keys_of(model, far()), keys_of(model, far(**change)))
+    assert ("vote[far/0]" in again) is asks_again
+
+
+def test_a_remote_teachers_votes_do_not_hang_on_the_local_model(
+    model: Path, tmp_path: Path
+) -> None:
+    other = write_model(tmp_path / "other", weights="other")
+    again = changed(keys_of(model, far()), keys_of(other, far()))
+    assert "vote[far/0]" not in again
+    assert {"initialize", "sft"} <= again
+
+
+def test_more_examples_ask_about_the_new_shards_only(model: Path) -> None:
+    """The examples come in the same order, so the shards that were full are as they were."""
+    small, large = ({"voting": {"shard_size": size}} for size in (24, 8))
+    names = {name for name in keys_of(model, large) if name.startswith("vote[first/")}
+    assert names == {"vote[first/0]", "vote[first/1]", "vote[first/2]"}
+    assert "vote[first/0]" in changed(keys_of(model, small), keys_of(model, large))
+
+
+def test_one_more_teacher_leaves_the_others_votes(model: Path) -> None:
+    third = {"name": "third", "provider": "local", "wording": "introspective"}
+    more = {"teachers": [*tiny_recipe(model)["teachers"], third]}
+    assert changed(keys_of(model), keys_of(model, more)) == {"vote[third/0]", "tally", "report"}
+
+
+def test_more_importance_examples_score_new_shards_only(model: Path) -> None:
+    few, many = (
+        {"importance": {"shard_size": 2, "examples": n}, "data": {"examples": 24}} for n in (4, 6)
+    )
+    old, new = keys_of(model, few), keys_of(model, many)
+    assert set(new) - set(old) == {"moments[1/2]", "moments[2/2]"}
+    assert changed(old, new) == {"moments[1/2]", "moments[2/2]", "score[1]", "score[2]", "report"}
+
+
+# Content, not place
+
+
+def test_the_models_place_is_in_no_key_and_its_content_is(model: Path, tmp_path: Path) -> None:
+    moved = write_model(tmp_path / "elsewhere" / "model")
+    weights = write_model(tmp_path / "weights" / "model", weights="others")
+    tokenizer = write_model(tmp_path / "tokenizer" / "model", tokenizer="[]")
+    before = keys_of(model)
+    assert changed(before, keys_of(moved)) == set()
+    assert changed(before, keys_of(weights)) == {*MODEL_READERS, "report"}
+    assert changed(before, keys_of(tokenizer)) == {"prepare", *MODEL_READERS, "report"}
+
+
+def test_a_model_that_is_written_anew_is_another_model(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "model")
+    before = keys_of(path)
+    (path / "model.safetensors").write_text("changed")
+    assert changed(before, keys_of(path)) >= MODEL_READERS
+
+
+@pytest.mark.parametrize("role", ["source", "test_source"])
+def test_a_data_files_place_is_in_no_key_and_its_content_is(
+    model: Path, tmp_path: Path, role: str
+) -> None:
+    def keys(folder: str, text: str) -> dict[str, str | None]:
+        file = tmp_path / folder / "mine.jsonl"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text)
+        return keys_of(model, {"data": {role: str(file)}})
+
+    before = keys("here", '{"prompt": "1 + 1?", "answer": "2"}\n')
+    assert changed(before, keys("there", '{"prompt": "1 + 1?", "answer": "2"}\n')) == set()
+    assert changed(before, keys("here", '{"prompt": "1 + 2?", "answer": "3"}\n')) == {"prepare"}
+
+
+def test_a_relative_path_and_an_absolute_one_are_the_same_file(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.csv").write_text("prompt,answer\n1 + 1?,2\n")
+    monkeypatch.chdir(tmp_path)
+    near, far = (
+        keys_of(model, {"data": {"source": source}})
+        for source in ("mine.csv", str(tmp_path / "mine.csv"))
+    )
+    assert changed(near, far) == set()
+
+
+def values(thing: Any) -> Iterator[Any]:
+    if isinstance(thing, Mapping):
+        for key, value in thing.items():
+            yield key
+            yield from values(value)
+    elif isinstance(thing, list | tuple):
+        for value in thing:
+            yield from values(value)
+    else:
+        yield thing
+
+
+def test_no_key_holds_a_path_a_password_or_a_keys_name(model: Path, tmp_path: Path) -> None:
+    file = tmp_path / "mine.jsonl"
+    file.write_text('{"prompt": "1 + 1?", "answer": "2"}\n')
+    secret = "http://user:secret@api.example.org/v1"
+    change = {"data": {"source": str(file), "test_source": f"file://{file}"}}
+    change |= far(api_base=secret)
+    change["teachers"].append({"name": "near", "provider": "local", "model": str(model)})
+    for action in actions_of(model, change).values():
+        for value in map(str, values(action.config)):
+            assert not value.startswith("/"), (action.name, value)
+            for word in (str(tmp_path), str(model), "secret", "FAR_KEY"):
+                assert word not in value, (action.name, value)
+
+
+def test_a_key_hangs_on_no_environment(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = keys_of(model, flows=True)
+    for name in ("HOME", "USER", "HOSTNAME", "LORAPAR_STORE", "FAR_KEY"):
+        monkeypatch.setenv(name, "/other")
+    assert keys_of(model, flows=True) == before
+    assert "FAR_KEY" in os.environ
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_input_is_in_the_key(model: Path, name: str) -> None:
+    """Each role alone gives another key, and so does the role's own name."""
+    action = actions_of(model)[name]
+    assert action.inputs
+    replace: Callable[[str], Action] = lambda role: Action(  # noqa: E731
+        action.stage, name, action.config, {**action.inputs, role: Ref("0" * 64, 1, "file")}
+    )
+    keys = {action.key, *(replace(role).key for role in [*action.inputs, "another"])}
+    assert len(keys) == len(action.inputs) + 2
