@@ -20,7 +20,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from artifacts.canonical import canonical_json
 from artifacts.digest import check_digest, check_name, walk_files
 from artifacts.durable import fsync_directory, temporary, write_whole
 from artifacts.errors import MissingObject, StoreError
@@ -244,13 +243,16 @@ class Store:
     def write_run(self, name: str, document: Mapping[str, Any]) -> Path:
         """Write what a run made under its name, replacing an earlier run of that name.
 
+        The document keeps its order: it is told, and nothing is keyed by it.
+
         Raises:
             StoreError: the name or the document cannot be stored, or the disk refuses.
         """
         self._require_writable("write a run")
         path = self._runs / f"{check_name(name)}.json"
         try:
-            write_whole(path, canonical_json(dict(document)) + b"\n", tmp=self._tmp)
+            text = json.dumps(dict(document), ensure_ascii=False, allow_nan=False)
+            write_whole(path, text.encode() + b"\n", tmp=self._tmp)
         except (TypeError, ValueError, OSError) as error:
             raise StoreError(f"run {name!r} cannot be written to {path}: {error}") from error
         return path

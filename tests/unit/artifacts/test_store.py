@@ -263,6 +263,18 @@ def test_runs_are_newest_first(store: Store) -> None:
         store.write_run("../x", {})
 
 
+def test_a_run_keeps_its_order(store: Store) -> None:
+    """Stages are shown in the order of the pipeline."""
+    store.write_run("run", {"stages": {"sft": 1, "grpo": 2, "evaluate": 3}})
+    ((_, document),) = store.runs()
+    assert list(document["stages"]) == ["sft", "grpo", "evaluate"]
+
+
+def test_a_run_that_is_no_json_is_refused(store: Store) -> None:
+    with pytest.raises(StoreError, match="cannot be written"):
+        store.write_run("run", {"seconds": float("nan")})
+
+
 def test_read_json_refuses_other_content(
     store: Store, publish: Callable[..., Record], tree: Callable[..., Path]
 ) -> None:
