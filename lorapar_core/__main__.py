@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,11 +42,12 @@ def _run_once(name: str, spec_file: Path, out: Path) -> int:
     from dataclasses import replace
 
     from lorapar_core.errors import LoraparError
-    from lorapar_core.process import quiet_libraries, reset
+    from lorapar_core.process import environment, quiet_libraries, reset
     from lorapar_core.stages import stage
 
     try:
         spec = replace(_read(spec_file), stage=name)
+        os.environ.update(environment(spec.runtime))
         out.mkdir(parents=True, exist_ok=True)
         if any(out.iterdir()):
             print(f"lorapar: {out} is not empty; give a new directory", file=sys.stderr)

@@ -66,9 +66,6 @@ class AnswerFormat(Protocol):
     def tag_credit(self, text: str) -> float:
         """Partial credit for the format's marks, at most 1; negative where much text trails."""
 
-    def matches(self, found: Decimal | str | None, reference: str) -> bool:
-        """Whether what was found is the reference; see `matches`."""
-
 
 def _trailing(rest: str) -> float:
     """The penalty for what follows the answer; one newline is free."""
@@ -80,17 +77,8 @@ _HASH_LOOSE = re.compile(r"####[^\S\n]*[-\N{MINUS SIGN}+$€£¥]{0,2}[0-9.]")
 _HASH_END = re.compile(r"####[^\S\n]*[-\N{MINUS SIGN}+$€£¥]{0,2}[0-9.,]*%?")
 
 
-class _Judging:
-    """What both formats share."""
-
-    __slots__ = ()
-
-    def matches(self, found: Decimal | str | None, reference: str) -> bool:
-        return matches(found, reference)
-
-
 @dataclass(frozen=True, slots=True)
-class _Hash(_Judging):
+class _Hash:
     name: str = "hash"
 
     def strict(self, text: str) -> Decimal | None:
@@ -148,7 +136,7 @@ _BETWEEN = re.compile(r"</reasoning>\s*<answer>")
 
 
 @dataclass(frozen=True, slots=True)
-class _Tags(_Judging):
+class _Tags:
     name: str = "tags"
 
     def strict(self, text: str) -> Decimal | None:
@@ -204,14 +192,18 @@ class _Tags(_Judging):
 HASH: AnswerFormat = _Hash()
 TAGS: AnswerFormat = _Tags()
 
-_BY_PROMPT = {"tags": TAGS, "as_sft": HASH, "question_eos": HASH, "chat": HASH, "hash": HASH}
+_BY_NAME = {form.name: form for form in (HASH, TAGS)}
 
 
-def answer_format(how: str) -> AnswerFormat:
-    """The format that completions to a prompt of kind `how` use (`grpo.prompt`, `sft.prompt`)."""
-    if how not in _BY_PROMPT:
-        raise ValueError(f"no answer format for prompts {how!r}; known: {', '.join(_BY_PROMPT)}")
-    return _BY_PROMPT[how]
+def answer_format(name: str) -> AnswerFormat:
+    """The format called `name`: `hash` or `tags`.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in _BY_NAME:
+        raise ValueError(f"no answer format {name!r}; known: {', '.join(_BY_NAME)}")
+    return _BY_NAME[name]
 
 
 def _normalised(text: str) -> str:

@@ -37,11 +37,16 @@ class Base:
 
     kind: Literal["hub", "local", "gguf"]
     label: str
-    """`id@sha`, directory name or file name: what people and adapter configs call it."""
+    """`id@sha`, directory name or file name: what people call it."""
     path: Path | None
     """Directory, or GGUF file; None for a hub model or package that is not here yet."""
     digest: str | None
     """Names weights and tokenizer together; None while hub commit or GGUF file are unknown."""
+
+    @property
+    def identity(self) -> str | None:
+        """What artifacts call it: `id@sha` for a hub model, else its digest, wherever it lies."""
+        return self.label if self.kind == "hub" else self.digest and f"sha256:{self.digest}"
 
     @property
     def tokenizer_digest(self) -> str | None:
@@ -141,7 +146,12 @@ def _hub(model: str, revision: str) -> Base:
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
-        path = snapshot_download(model, revision=revision or None, local_files_only=True)
+        path = snapshot_download(
+            model,
+            revision=revision or None,
+            allow_patterns=[*WEIGHTS, *TOKENIZER],  # as `fetch`: else what it left out is missed
+            local_files_only=True,
+        )
     except LocalEntryNotFoundError:
         known = f"{model}@{revision}" if len(revision) == 40 else None
         return Base("hub", known or model, None, _text_digest(f"hub:{known}") if known else None)

@@ -69,7 +69,9 @@ class DataConfig(Section):
     """Commit of a hub data set; empty takes the newest."""
     shape: Literal["auto", "prompt_answer", "alpaca", "messages"] = "auto"
     """How a row tells its prompt and answer; `auto` looks at the field names."""
-    columns: dict[str, str] = Field(default_factory=dict)
+    columns: dict[Literal["prompt", "answer", "context", "messages"], str] = Field(
+        default_factory=dict
+    )
     """Our name -> the file's name, for `prompt`, `answer`, `context` and `messages`."""
     examples: int = Field(default=0, ge=0)
     """Training examples to use, drawn by `seed`; 0 uses all."""
@@ -239,7 +241,7 @@ class SftConfig(Section):
     """Stop after so many optimizer steps; 0 goes by epochs."""
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass, to save memory."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     """Shuffles, and draws dropout."""
 
 
@@ -304,7 +306,7 @@ class GrpoConfig(Section):
     """Reward name -> weight; each reward is at most 1."""
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass, to save memory."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     """Shuffles, and draws completions."""
 
     @model_validator(mode="after")

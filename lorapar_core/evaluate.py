@@ -21,8 +21,7 @@ import pyarrow as pa
 from lorapar_core import events
 from lorapar_core.answers import AnswerFormat, answer_format, is_right
 from lorapar_core.config import EvaluationConfig, ModelConfig
-from lorapar_core.errors import DataError
-from lorapar_core.moments import token_rows
+from lorapar_core.examples import token_rows
 from lorapar_core.parquet import read_table, write_table
 from lorapar_core.process import device, reset_torch
 from lorapar_core.spec import Spec
@@ -61,33 +60,35 @@ def run(spec: Spec, out: Path) -> None:
     model: Any = load_base(
         spec.inputs["base"], dtype=settings.dtype, attention=settings.attention, device=where
     )
+    ends = end_tokens(model, tokenizer)
     # generate() fills what its argument leaves open from here: a repetition penalty, for example.
     model.generation_config = GenerationConfig()
     if "adapter" in spec.inputs:
         model = attach_adapter(model, spec.inputs["adapter"]).eval()
-    completions = generate(model, tokenizer, prompts, config, device=where)
-    rows = judge(ids, examples, completions, tokenizer, answer_format(spec.config["answer_format"]))
+    completions = generate(model, tokenizer, prompts, config, ends=ends, device=where)
+    form = answer_format(spec.config["answer_format"])
+    rows = judge(ids, examples, completions, tokenizer, form, ends=ends)
     write_table(out / "predictions.parquet", rows, PREDICTIONS)
     text = json.dumps(metrics(rows), indent=2, sort_keys=True)
     (out / "metrics.json").write_text(text + "\n")
 
 
 def _problems(spec: Spec) -> tuple[list[str], list[list[int]], dict[str, tuple[str, str]]]:
-    """Ids, prompt tokens, and id -> (prompt, reference), in the test set's order.
-
-    Raises:
-        DataError: none of them fits the prompt length.
-    """
+    """Ids, prompt tokens, and id -> (prompt, reference), in the test set's order."""
     tokens = token_rows(spec.inputs["tokens"], form=spec.config["format"])
     table = read_table(spec.inputs["examples"], ["id", "prompt", "reference"])
     examples = {i: (p, r) for i, p, r in zip(*table.values(), strict=True)}
-    ids = [i for i in table["id"] if i in tokens]
-    if not ids:
-        raise DataError(
-            f"none of {len(examples)} test problems has a {spec.config['format']} prompt that "
-            "fits; raise sft.max_length or grpo.max_prompt_length"
-        )
-    return ids, [tokens[i][0] for i in ids], examples
+    return table["id"], [tokens[i][0] for i in table["id"]], examples
+
+
+def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Tokens that end an answer, the tokenizer's first; trl ends GRPO's completions at the same.
+
+    A chat model may end its turn with another token than the text's end.
+    """
+    declared = getattr(model.generation_config, "eos_token_id", None)
+    others = declared if isinstance(declared, list) else [declared]
+    return list(dict.fromkeys(t for t in (tokenizer.eos_token_id, *others) if t is not None))
 
 
 def generate(
@@ -96,6 +97,7 @@ def generate(
     prompts: Sequence[list[int]],
     config: EvaluationConfig,
     *,
+    ends: Sequence[int],
     device: str,
 ) -> list[list[int]]:
     """Greedy completions (token ids, end-of-sequence included if it came), in prompt order."""
@@ -105,7 +107,8 @@ def generate(
     completions: list[list[int]] = [[] for _ in prompts]
     done = 0
     for batch in batches(lengths, config.batch_tokens):
-        answers = _generate_batch(model, tokenizer, [prompts[i] for i in batch], config, device)
+        rows = [prompts[i] for i in batch]
+        answers = _generate_batch(model, tokenizer, rows, config, list(ends), device)
         for i, answer in zip(batch, answers, strict=True):
             completions[i] = answer
         done += len(batch)
@@ -118,30 +121,32 @@ def _generate_batch(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[list[int]],
     config: EvaluationConfig,
+    ends: list[int],
     device: str,
 ) -> list[list[int]]:
     import torch
     from transformers import GenerationConfig
 
     width = max(len(prompt) for prompt in prompts)
-    pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
+    pad = tokenizer.pad_token_id
     ids = torch.full((len(prompts), width), pad, dtype=torch.long)
     mask = torch.zeros_like(ids)
     for row, prompt in enumerate(prompts):
         ids[row, width - len(prompt) :] = torch.tensor(prompt)
         mask[row, width - len(prompt) :] = 1
     greedy = GenerationConfig(
-        max_new_tokens=config.max_new_tokens, do_sample=False, pad_token_id=pad, eos_token_id=eos
+        max_new_tokens=config.max_new_tokens, do_sample=False, pad_token_id=pad, eos_token_id=ends
     )
     with torch.inference_mode():
         output = model.generate(
             input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=greedy
         )
-    return [_until_end(row, eos) for row in output[:, width:].tolist()]
+    return [_until_end(row, ends) for row in output[:, width:].tolist()]
 
 
-def _until_end(tokens: list[int], eos: int) -> list[int]:
-    return tokens[: tokens.index(eos) + 1] if eos in tokens else tokens
+def _until_end(tokens: list[int], ends: Sequence[int]) -> list[int]:
+    length = next((k + 1 for k, token in enumerate(tokens) if token in ends), len(tokens))
+    return tokens[:length]
 
 
 def judge(
@@ -150,6 +155,8 @@ def judge(
     completions: Sequence[list[int]],
     tokenizer: PreTrainedTokenizerBase,
     form: AnswerFormat,
+    *,
+    ends: Sequence[int],
 ) -> dict[str, list[Any]]:
     """The predictions table's columns."""
     columns: dict[str, list[Any]] = {name: [] for name in PREDICTIONS.names}
@@ -167,7 +174,7 @@ def judge(
             "strict_correct": is_right(text, reference, form, strict=True),
             "flexible_correct": is_right(text, reference, form, strict=False),
             "tokens": len(tokens),
-            "finished": bool(tokens) and tokens[-1] == tokenizer.eos_token_id,
+            "finished": bool(tokens) and tokens[-1] in ends,
         }
         for name, value in row.items():
             columns[name].append(value)

@@ -22,8 +22,8 @@ from trl import GRPOTrainer
 from lorapar_core.answers import answer_format
 from lorapar_core.config import GrpoConfig
 from lorapar_core.errors import TrainingError
+from lorapar_core.examples import token_rows
 from lorapar_core.loading import load_tokenizer
-from lorapar_core.moments import token_rows
 from lorapar_core.parquet import read_table, write_table
 from lorapar_core.rewards import REWARDS
 from lorapar_core.spec import Spec

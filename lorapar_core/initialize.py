@@ -19,7 +19,7 @@ from lorapar_core.base import TOKENIZER, WEIGHTS, tree_digest
 from lorapar_core.config import MODULE_LETTERS, LoraConfig, ModelConfig
 from lorapar_core.errors import ModelError
 from lorapar_core.loading import adapter_parameters, load_base, save_adapter
-from lorapar_core.process import reset_torch
+from lorapar_core.process import device, reset_torch
 from lorapar_core.spec import Spec
 
 if TYPE_CHECKING:
@@ -35,7 +35,11 @@ def run(spec: Spec, out: Path) -> None:
     reset_torch(spec.runtime)
     lora = LoraConfig.model_validate(spec.config["lora"])
     model = ModelConfig.model_validate(spec.config["model"])
-    base = load_base(spec.inputs["base"], dtype=model.dtype, attention=model.attention)
+    # PiSSA and OLoRA factorise every matrix, which a GPU does sooner; gaussian needs none.
+    where = "cpu" if lora.init == "gaussian" else device(spec.runtime)
+    base = load_base(
+        spec.inputs["base"], dtype=model.dtype, attention=model.attention, device=where
+    )
     targets = target_modules(base, lora.modules)
     peft_model = get_peft_model(
         base,

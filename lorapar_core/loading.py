@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorapar_core.errors import ModelError
+from lorapar_core.prompts import with_chat_template
 
 if TYPE_CHECKING:
     import torch
@@ -40,16 +41,22 @@ def load_base(
 
 
 def load_tokenizer(path: Path, *, chat_template: str = "") -> PreTrainedTokenizerBase:
-    """The tokenizer, padding on the left, with a pad token."""
+    """The tokenizer, padding on the left, with a pad token; `chat_template` if it has none.
+
+    Raises:
+        ModelError: the files are of no tokenizer that transformers knows.
+    """
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(path)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(f"{path}: no tokenizer can be loaded ({reason})") from error
     tokenizer.padding_side = "left"
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    if not tokenizer.chat_template and chat_template:
-        tokenizer.chat_template = chat_template
-    return tokenizer
+    return with_chat_template(tokenizer, chat_template)
 
 
 def attach_adapter(
@@ -61,7 +68,7 @@ def attach_adapter(
     """
     from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 
-    fields = json.loads((adapter / ADAPTER_CONFIG).read_text())
+    fields = read_adapter_config(adapter)
     config = LoraConfig(
         r=fields["r"],
         lora_alpha=fields["lora_alpha"],

@@ -5,7 +5,8 @@ clipping and loss scaling see them. The state belongs to one flat vector of the 
 `step` gathers weights and gradients into it, runs AdamW on it, and scatters the weights back. An
 inactive element is never written: it keeps its bits under weight decay, clipping, accumulation and
 resume. A gradient hook zeroes inactive gradients before they are accumulated, so the clip norm is
-the norm of the active ones; a parameter with no active element asks for no gradient at all.
+the norm of the active ones; a parameter with no active element asks for no gradient. (It has the
+hook too: PEFT asks for every gradient again when trl comes back from its reference adapter.)
 
 (The authors' script masks gradients and leaves AdamW alone: its decay still shrinks "frozen"
 elements, and both moments are kept for all of them.)
@@ -121,16 +122,16 @@ def restrict(
 ) -> tuple[dict[str, torch.nn.Parameter], dict[str, torch.Tensor]]:
     """Let only active elements get gradients; returns the parameters that have some, and masks.
 
-    Every parameter's `requires_grad` is set; those with active elements get a gradient hook.
+    Every parameter's `requires_grad` is set, and each gets a gradient hook.
     """
     if set(parameters) != set(masks):
         odd = sorted(set(parameters) ^ set(masks))
         raise TrainingError(f"masks don't fit the adapter: {len(odd)} keys differ, {odd[0]} first")
     trained = {key: parameter for key, parameter in parameters.items() if masks[key].any()}
     for key, parameter in parameters.items():
-        parameter.requires_grad_(key in trained)
-    for key, parameter in trained.items():
+        parameter.requires_grad_(True)
         parameter.register_hook(_masking(masks[key].to(parameter.device)))
+        parameter.requires_grad_(key in trained)
     if not trained:
         raise TrainingError("the mask has no active element; raise theta, alpha or beta")
     return trained, {key: masks[key] for key in trained}

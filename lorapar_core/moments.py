@@ -9,14 +9,12 @@ config: system, start, stop, order_seed, batch_tokens, model. Writes `moments.sa
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable
 from pathlib import Path
 
 from lorapar_core.config import ModelConfig
 from lorapar_core.errors import TooFewExamples
-from lorapar_core.parquet import read_table
+from lorapar_core.examples import seeded_order, system_ids, token_rows
 from lorapar_core.process import device, reset_torch
 from lorapar_core.spec import Spec
 
@@ -64,22 +62,3 @@ def _shard(spec: Spec) -> list[str]:
             f"importance.examples asks for {stop}; lower it or take more data"
         )
     return seeded_order(ids, seed=spec.config["order_seed"])[start:stop]
-
-
-def seeded_order(ids: Iterable[str], *, seed: int) -> list[str]:
-    """`ids` in an order that depends on the seed and each id alone."""
-    return sorted(ids, key=lambda i: hashlib.sha256(f"{seed}:{i}".encode()).digest())
-
-
-def system_ids(labels: Path, system: int | str) -> list[str]:
-    """Ids of the examples labelled `system` (1, 2, or "all")."""
-    table = read_table(labels, ["example_id", "system"])
-    rows = zip(table["example_id"], table["system"], strict=True)
-    return [i for i, label in rows if system in ("all", label)]
-
-
-def token_rows(tokens: Path, *, form: str) -> dict[str, tuple[list[int], list[int]]]:
-    """Example id -> (prompt ids, answer ids) of one format."""
-    table = read_table(tokens, ["example_id", "format", "prompt_ids", "answer_ids"])
-    rows = zip(*table.values(), strict=True)
-    return {i: (prompt, answer) for i, kind, prompt, answer in rows if kind == form}

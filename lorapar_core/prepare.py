@@ -23,11 +23,13 @@ import pyarrow as pa
 
 from lorapar_core.config import DataConfig
 from lorapar_core.data.arithmetic import problems
-from lorapar_core.data.rows import read_rows
+from lorapar_core.data.rows import read_rows, unit
 from lorapar_core.data.shapes import EmptyRow, Example, example_from, reference_of
 from lorapar_core.data.sources import Source, hub_rows
-from lorapar_core.errors import DataError, ModelError
+from lorapar_core.errors import DataError
 from lorapar_core.events import progress
+from lorapar_core.examples import seeded_order
+from lorapar_core.loading import load_tokenizer
 from lorapar_core.parquet import write_table
 from lorapar_core.prompts import (
     Tokenizer,
@@ -35,7 +37,6 @@ from lorapar_core.prompts import (
     grpo_prompt_ids,
     sft_prompt_ids,
     text_ids,
-    with_chat_template,
 )
 from lorapar_core.spec import Spec
 
@@ -84,8 +85,8 @@ def run(spec: Spec, out: Path) -> None:
             empty += left_out
     chosen = choose(gathered["train"], gathered.get("test"), data=data)
 
-    tokenizer = _tokenizer(spec.inputs["tokenizer"])
-    with_chat_template(tokenizer, spec.config["model"]["chat_template"])
+    template = spec.config["model"]["chat_template"]
+    tokenizer = load_tokenizer(spec.inputs["tokenizer"], chat_template=template)
     tokens = tokenize(chosen, tokenizer, sft=spec.config["sft"], grpo=spec.config["grpo"])
 
     train = [entry for entry in chosen.train if entry.id not in tokens.unusable]
@@ -127,7 +128,7 @@ def read_source(source: Source, path: Path | None, *, data: DataConfig) -> tuple
     else:
         rows = hub_rows(source)
     for number, row in rows:
-        place = f"{source.name} row {number}" if path is None else f"{path} line {number}"
+        place = f"{source.name} row {number}" if path is None else f"{path} {unit(path)} {number}"
         try:
             example = example_from(row, place=place, shape=source.shape, columns=source.columns)
         except EmptyRow as error:
@@ -163,11 +164,7 @@ def entry_of(example: Example, source: str) -> Entry:
 def ordered(entries: Iterable[Entry], seed: int) -> list[Entry]:
     """The entries without repeats, in the seeded order of their ids."""
     distinct = {entry.id: entry for entry in entries}
-
-    def rank(entry: Entry) -> str:
-        return hashlib.sha256(f"{seed}:{entry.id}".encode()).hexdigest()
-
-    return sorted(distinct.values(), key=rank)
+    return [distinct[i] for i in seeded_order(distinct, seed=seed)]
 
 
 def choose(train: Sequence[Entry], test: Sequence[Entry] | None, *, data: DataConfig) -> Chosen:
@@ -294,12 +291,3 @@ def _example_columns(entries: list[Entry], split: str) -> dict[str, list[str]]:
         "source": [entry.source for entry in entries],
         "split": [split] * len(entries),
     }
-
-
-def _tokenizer(path: Path) -> Tokenizer:
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: no tokenizer can be loaded ({error})") from error

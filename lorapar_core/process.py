@@ -14,6 +14,7 @@ import random
 import sys
 
 from lorapar_core.config import RuntimeConfig
+from lorapar_core.errors import ConfigError
 
 _ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
@@ -28,13 +29,39 @@ _ENVIRONMENT = {
 
 def thread_count(runtime: RuntimeConfig) -> int:
     """CPU threads that a heavy process uses: as told, else every core it may run on."""
-    return runtime.threads or len(os.sched_getaffinity(0)) or 1
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return runtime.threads or len(os.sched_getaffinity(0))
+    return runtime.threads or os.cpu_count() or 1
 
 
 def environment(runtime: RuntimeConfig) -> dict[str, str]:
     """Variables that must stand before a heavy library is imported."""
     threads = str(thread_count(runtime))
-    return {**_ENVIRONMENT, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    return {
+        **_ENVIRONMENT,
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        **_one_gpu(runtime.device, os.environ.get("CUDA_VISIBLE_DEVICES")),
+    }
+
+
+def _one_gpu(device: str, visible: str | None) -> dict[str, str]:
+    """Show a process the one GPU it computes on: trl refuses to train where it sees several.
+
+    `cuda:1` is the second of those that are `visible` (None: all of the machine).
+    """
+    if device == "cpu" or (device == "auto" and visible == ""):
+        return {}
+    place = int(device.partition(":")[2] or 0)
+    if visible is None:
+        return {"CUDA_VISIBLE_DEVICES": str(place)}
+    names = [name.strip() for name in visible.split(",") if name.strip()]
+    if place >= len(names):
+        raise ConfigError(
+            f"runtime.device is {device!r}, and CUDA_VISIBLE_DEVICES={visible!r} shows "
+            f"{len(names)} GPUs; choose one of them"
+        )
+    return {"CUDA_VISIBLE_DEVICES": names[place]}
 
 
 def quiet_libraries() -> None:
@@ -75,9 +102,16 @@ def reset_torch(runtime: RuntimeConfig) -> None:
 
 
 def device(runtime: RuntimeConfig) -> str:
-    """torch's name of the device to compute on."""
-    if runtime.device != "auto":
+    """torch's name of the device to compute on; a GPU is the only one this process sees."""
+    if runtime.device in ("cpu", "mps"):
         return runtime.device
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if torch.cuda.is_available():
+        return "cuda"
+    if runtime.device == "auto":
+        return "cpu"
+    raise ConfigError(
+        f"runtime.device is {runtime.device!r}, and torch {torch.__version__} sees no such GPU; "
+        "use auto or cpu, or install a CUDA build of torch"
+    )

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import html
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,7 +96,7 @@ def _labels(spec: Spec) -> list[Block]:
     teachers = spec.config["recipe"]["teachers"]
     local = [t for t in teachers if t["provider"] == "local"]
     if local:
-        words.append(_local_warning(local))
+        words.append(_local_warning(local, len(teachers)))
     rows = [
         [
             name,
@@ -117,17 +116,20 @@ def _labels(spec: Spec) -> list[Block]:
     ]
 
 
-def _local_warning(local: Sequence[Mapping[str, Any]]) -> str:
-    models = {teacher["model"] for teacher in local}
+def _local_warning(local: Sequence[Mapping[str, Any]], count: int) -> str:
+    models = [teacher["model"] for teacher in local]
+    shared = max(models.count(model) for model in models)
+    weak = "its votes are" if len(local) == 1 else "their votes are"
     same = (
-        f"{len(local)} of them share one model and differ in wording only, so "
-        if (len(models) < len(local))
+        f" {shared} of them share one model and differ in wording only, so they are not "
+        "independent."
+        if shared > 1
         else ""
     )
     return (
-        f"{len(local)} teachers are local models: {same}their votes are weak evidence and not "
-        "independent. Read these labels as a demonstration; for results, ask stronger teachers of "
-        "different families."
+        f"{len(local)} of the {count} teachers run locally on small or similar models: {weak} weak "
+        f"evidence.{same} Read these labels as a demonstration; for results, ask stronger teachers "
+        "of different families."
     )
 
 
@@ -251,15 +253,12 @@ def _row(cells: Row, tag: str) -> str:
 
 
 def curve(name: str, values: Sequence[float], axis: str) -> str:
-    """A line over steps as inline SVG, with its least and greatest value; what is no number (a
-    gradient norm that overflowed) is left out."""
-    finite = [value for value in values if math.isfinite(value)] or [0.0]
-    low, high = min(finite), max(finite)
+    """A line over steps as inline SVG, with its least and greatest value."""
+    low, high = min(values), max(values)
     span, last = (high - low) or 1.0, max(1, len(values) - 1)
     points = " ".join(
         f"{10 + 280 * k / last:.1f},{90 - 75 * (value - low) / span:.1f}"
         for k, value in enumerate(values)
-        if math.isfinite(value)
     )
     shown = html.escape(name)
     return (

@@ -2,6 +2,8 @@
 
 After the authors' script, except that a right answer is right however its number is written
 ("1,234", "$12", "-5", "12.0"), and that the credit for marks also exists for the `####` format.
+Evaluation's *strict* figure is lm-evaluation-harness's and reads "#### 12 apples" too, which earns
+nothing here, but not "#### $12"; its *flexible* figure reads both.
 0 means a wrong answer, never a reward that failed: nothing here raises on any text.
 """
 

@@ -16,9 +16,9 @@ from trl import SFTConfig as TrlSftConfig
 from trl import SFTTrainer
 
 from lorapar_core.config import SftConfig
+from lorapar_core.examples import token_rows
 from lorapar_core.gradients import IGNORED
 from lorapar_core.loading import load_tokenizer
-from lorapar_core.moments import token_rows
 from lorapar_core.spec import Spec
 from lorapar_core.training import (
     MaskedTraining,

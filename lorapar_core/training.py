@@ -7,6 +7,7 @@ the model is on its device. Every argument that trl would default differently is
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from transformers import TrainerCallback
 from lorapar_core import events
 from lorapar_core.config import GrpoConfig, ModelConfig, SftConfig
 from lorapar_core.errors import TooFewExamples, TrainingError
+from lorapar_core.examples import seeded_order, system_ids
 from lorapar_core.loading import (
     adapter_parameters,
     attach_adapter,
@@ -28,7 +30,6 @@ from lorapar_core.loading import (
     save_adapter,
 )
 from lorapar_core.masked_optimizer import MaskedAdamW, restrict
-from lorapar_core.moments import seeded_order, system_ids
 from lorapar_core.partition import active_mask
 from lorapar_core.process import device, reset_torch
 from lorapar_core.spec import Spec
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 
+_LOG = logging.getLogger(__name__)
 TIMES = frozenset({"step_time"})
 """Figures that differ from run to run. The report reads the metrics, so they hold none."""
 
@@ -51,7 +53,7 @@ class MaskedTraining:
         if trainer.optimizer is None:
             args = trainer.args
             parameters, masks = restrict(adapter_parameters(model or trainer.model), self.masks)
-            trainer.optimizer = MaskedAdamW(
+            trainer.optimizer = optimizer = MaskedAdamW(
                 parameters,
                 masks,
                 lr=args.learning_rate,
@@ -59,15 +61,17 @@ class MaskedTraining:
                 eps=args.adam_epsilon,
                 weight_decay=args.weight_decay,
             )
-        optimizer: torch.optim.Optimizer = trainer.optimizer
-        return optimizer
+            elements = sum(mask.numel() for mask in self.masks.values())
+            _LOG.info("training %d of %d elements", optimizer.active_count, elements)
+        made: torch.optim.Optimizer = trainer.optimizer
+        return made
 
 
 class Progress(TrainerCallback):
     """Keeps what the trainer logs, and reports each step.
 
     Raises:
-        TrainingError: the loss is no number any more.
+        TrainingError: loss or gradient is no number any more.
     """
 
     def __init__(self) -> None:
@@ -82,6 +86,11 @@ class Progress(TrainerCallback):
             raise TrainingError(
                 f"loss is {figures['loss']} at step {state.global_step}; lower the learning rate, "
                 "or use model.dtype: float32"
+            )
+        if not math.isfinite(figures.get("grad_norm", 0.0)):  # clipping makes the weights NaN
+            raise TrainingError(
+                f"the gradient norm is {figures['grad_norm']} at step {state.global_step}; lower "
+                "the learning rate, or use model.dtype: float32"
             )
         self.rows.append({"step": state.global_step, **figures})
         shown = {k: v for k, v in figures.items() if k in ("loss", "reward", "grad_norm", "kl")}

@@ -15,7 +15,7 @@ def initialize(recipe: Recipe, *, model: Model) -> Action:
         config={
             "lora": recipe.lora.model_dump(mode="json", exclude={"dropout"}),
             "model": settings,
-            "base_name": model.name,
+            "base_name": model.identity,
         },
         inputs={"base": model.base},
     )

@@ -13,7 +13,9 @@ class Model:
     """A base model that stages can read."""
 
     name: str
-    """What adapter configs and reports call it."""
+    """What people call it."""
+    identity: str
+    """What artifacts call it: never by where it lies. Empty while nobody knows."""
     base: Input
     tokenizer: Input
 
@@ -26,6 +28,8 @@ def dequantize(base: Base, *, name: str = "dequantize") -> Action:
 def model_of(base: Base, dequantized: Outcome | None) -> Model:
     """The base as stages read it."""
     if dequantized is not None:
-        return Model(f"gguf:{base.label}", dequantized["base"], dequantized["tokenizer"])
-    weights = External(base.digest, base.path)
-    return Model(base.label, weights, External(base.tokenizer_digest, base.path))
+        weights, tokenizer = dequantized["base"], dequantized["tokenizer"]
+        return Model(f"gguf:{base.label}", base.identity or "", weights, tokenizer)
+    read = External(base.digest, base.path)
+    tokens = External(base.tokenizer_digest, base.path)
+    return Model(base.label, base.identity or "", read, tokens)

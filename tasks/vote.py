@@ -50,7 +50,7 @@ def vote(
     inputs = {"examples": examples}
     if model is not None:
         settings = recipe.model.model_dump(include={"dtype", "attention", "chat_template"})
-        config |= {"model": settings, "served_model": model.name}
+        config |= {"model": settings, "served_model": model.identity}
         inputs["teacher"] = model.base
     return Action(
         "vote",

@@ -51,6 +51,15 @@ def suffix(name: str) -> str:
     return Path(name.lower().removesuffix(".gz")).suffix
 
 
+def unit(path: Path) -> str:
+    """What a place in this file counts: lines, or rows where a row may span several, or has none.
+
+    >>> unit(Path("a.jsonl.gz")), unit(Path("a.parquet"))
+    ('line', 'row')
+    """
+    return "line" if suffix(path.name) in (".jsonl", ".csv") else "row"
+
+
 def _opened(path: Path) -> BinaryIO:
     if path.name.lower().endswith(".gz"):
         return io.BufferedReader(gzip.open(path, "rb"))

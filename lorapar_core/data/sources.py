@@ -111,9 +111,12 @@ def locate(
         return source, None
     if source.kind == "hub":
         pinned = data.revision if text == data.source else ""
-        source = replace(source, revision=pinned or _commit(source.name, online=online))
-    shape = source.shape if data.shape == "auto" else data.shape
-    return replace(source, shape=shape, columns=dict(data.columns)), path
+        commit = pinned or _commit(source.name, download_dir=download_dir, online=online)
+        source = replace(source, revision=commit)
+    if text in _NAMED:  # its shape is known; the recipe's is for the user's own data
+        return source, path
+    columns = {str(ours): theirs for ours, theirs in data.columns.items()}
+    return replace(source, shape=data.shape, columns=columns), path
 
 
 def hub_rows(source: Source) -> Rows:
@@ -148,8 +151,10 @@ def _hub_id(text: str) -> str:
     return name
 
 
-def _commit(name: str, *, online: bool) -> str:
-    """The commit that main names on the hub, or else on this machine.
+def _commit(name: str, *, download_dir: Path, online: bool) -> str:
+    """The commit that main names on the hub, or else the one it named when we last asked.
+
+    We note it in `download_dir`: the hub's client does so only for who asks it for main by name.
 
     Raises:
         DataError: the hub doesn't know the set, or can't be asked and the set isn't here either.
@@ -158,11 +163,12 @@ def _commit(name: str, *, online: bool) -> str:
     from huggingface_hub.errors import RepositoryNotFoundError
 
     main = Path(constants.HF_HUB_CACHE) / f"datasets--{name.replace('/', '--')}" / "refs" / "main"
-    here = main.read_text().strip() if main.is_file() else ""
+    noted = download_dir / f"{name.replace('/', '--')}.commit"
+    here = next((file.read_text().strip() for file in (noted, main) if file.is_file()), "")
     if not online:
         return here
     try:
-        return str(HfApi().dataset_info(name, timeout=10).sha or here)
+        commit = str(HfApi().dataset_info(name, timeout=10).sha or here)
     except RepositoryNotFoundError as error:
         raise DataError(
             f"the hub has no data set {name}, or you need to log in for it; check the id, or "
@@ -175,6 +181,9 @@ def _commit(name: str, *, online: bool) -> str:
             f"data set {name} is not on this machine, and the hub can't be asked "
             f"({type(error).__name__}); check the network, or give data.source a file's path"
         ) from error
+    download_dir.mkdir(parents=True, exist_ok=True)
+    noted.write_text(commit + "\n")
+    return commit
 
 
 def _is_url(text: str) -> bool:

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lorapar_core import events
+from lorapar_core.errors import VoteError
 from lorapar_core.loading import load_base, load_tokenizer
 from lorapar_core.teachers.ballot import Ballot
-from lorapar_core.teachers.prompts import LABELS, REPLY_START
+from lorapar_core.teachers.prompts import LABELS, REPLY_START, WITHOUT_TEMPLATE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -38,10 +39,20 @@ class LocalTeacher:
         self._model = load_base(path, dtype=dtype, attention=attention, device=device)
 
     def vote(self, questions: Sequence[tuple[str, str]]) -> list[Ballot]:
-        """A ballot for each (example id, user message), in that order."""
+        """A ballot for each (example id, user message), in that order.
+
+        Raises:
+            VoteError: a log-probability is no number.
+        """
         contexts = [label_context(self._tokenizer, message) for _, message in questions]
         started = time.monotonic()
         scores = label_logprobs(self._model, contexts, device=self._device)
+        for (example_id, _), score in zip(questions, scores, strict=True):
+            if not all(map(math.isfinite, score)):
+                raise VoteError(
+                    f"teacher {self._label} gives log-probabilities {score} for example "
+                    f"{example_id}; use model.dtype: float32, or look for broken weights"
+                )
         seconds = (time.monotonic() - started) / max(1, len(questions))
         return [
             Ballot(
@@ -77,11 +88,20 @@ def label_context(tokenizer: PreTrainedTokenizerBase, message: str) -> Context:
 
 
 def _rendered(tokenizer: PreTrainedTokenizerBase, message: str) -> str:
+    message = _without_special_tokens(tokenizer, message)
     if not tokenizer.chat_template:
-        return message + "\n\nReply: "
+        return message + WITHOUT_TEMPLATE
     chat = [{"role": "user", "content": message}]
     text: str = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
     return text
+
+
+def _without_special_tokens(tokenizer: PreTrainedTokenizerBase, message: str) -> str:
+    """`message` with special tokens broken up: an example that spells one out ends no turn."""
+    special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    for token in sorted(special, key=len, reverse=True):
+        message = message.replace(token, f"{token[0]} {token[1:]}")
+    return message
 
 
 @torch.inference_mode()

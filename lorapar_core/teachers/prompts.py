@@ -38,6 +38,8 @@ _DATA = (
 )
 _ASK = "Which system does this task need? Reply with one line, System 1 or System 2."
 REPLY_START = "System"
+WITHOUT_TEMPLATE = "\n\nReply: "
+"""What stands between message and reply for a local model without a chat template."""
 LABELS = {1: " 1", 2: " 2"}
 CONTENT_FREE = {"prompt": "N/A", "answer": "N/A"}
 
@@ -62,5 +64,17 @@ def vote_prompt(
 
 def identity() -> Mapping[str, object]:
     """Everything in this file that changes what is asked; part of a vote's action key."""
-    parts = (_ROLE, _NO_ROLE, _KINDS, _DATA, _ASK, REPLY_START, LABELS, CONTENT_FREE)
+    asked = [
+        vote_prompt(
+            example_id="probe",
+            prompt="p" * 100_000,  # cut, so that where it is cut counts too
+            answer="a" * 100_000,
+            target="target",
+            wording=wording,
+            role_play=role_play,
+        )
+        for wording in _ROLE
+        for role_play in (True, False)
+    ]
+    parts = (asked, REPLY_START, WITHOUT_TEMPLATE, LABELS, CONTENT_FREE)
     return {"prompts": hashlib.sha256(repr(parts).encode()).hexdigest()}

@@ -37,15 +37,24 @@ class RemoteTeacher:
         """A ballot for each (example id, user message), in that order.
 
         Raises:
-            VoteError: the teacher refuses (a wrong key, an unknown model), or keeps failing. Votes
-                that came before stay in the log.
+            VoteError: the teacher refuses (no key, a wrong one, an unknown model), or keeps
+                failing. Votes that came before stay in the log.
         """
         held = read_log(self._log)
         missing = [question for question in questions if question[0] not in held]
         if missing:
+            self._require_key()
             with self._log.open("a", encoding="utf-8") as log:
                 held.update(asyncio.run(self._ask_all(missing, log)))
         return [held[example_id] for example_id, _ in questions]
+
+    def _require_key(self) -> None:
+        variable = self._teacher.api_key_env
+        if variable and not os.environ.get(variable):
+            raise VoteError(
+                f"teacher {self._teacher.name!r} takes its key from the environment variable "
+                f"{variable}, which is not set; export it"
+            )
 
     async def _ask_all(
         self, questions: Sequence[tuple[str, str]], log: TextIO
@@ -82,8 +91,8 @@ class RemoteTeacher:
         for _ in range(2):
             response, tries = await self._complete(message)
             attempts += tries
-            reply = response.choices[0].message.content or ""
-            served = response.model or self._teacher.model
+            reply = _storable(response.choices[0].message.content or "")
+            served = _storable(response.model or self._teacher.model)
             prompt_tokens += response.usage.prompt_tokens
             completion_tokens += response.usage.completion_tokens
             price = response._hidden_params.get("response_cost")
@@ -183,6 +192,12 @@ def _is_final(error: Exception) -> bool:
 def _pause(attempt: int) -> float:
     """Seconds before the next attempt: doubling, with jitter, so that clients spread out."""
     return min(LONGEST_PAUSE_S, 0.5 * 2.0**attempt) * random.uniform(0.5, 1.0)
+
+
+def _storable(text: str) -> str:
+    """`text` without half characters, which JSON can carry (a reply cut inside an emoji) and
+    Parquet can't."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def append(log: TextIO, ballot: Ballot) -> None:

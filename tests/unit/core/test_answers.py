@@ -12,11 +12,10 @@ GOOD_TAGS = "<reasoning>\n5 + 3 = 8\n</reasoning>\n<answer>\n8\n</answer>"
 GOOD_HASH = "Ann has 5 + 3 = 8 apples.\n#### 8"
 
 
-def test_formats_are_chosen_by_the_prompt() -> None:
+def test_formats_are_called_by_name() -> None:
     assert answer_format("tags") is TAGS
-    for how in ("as_sft", "question_eos", "chat", "hash"):
-        assert answer_format(how) is HASH
-    with pytest.raises(ValueError, match="no answer format for prompts 'xml'"):
+    assert answer_format("hash") is HASH
+    with pytest.raises(ValueError, match="no answer format 'xml'; known: hash, tags"):
         answer_format("xml")
 
 
@@ -77,7 +76,6 @@ def test_tag_numbers(text: str, strict: int | None, flexible: int | None) -> Non
 )
 def test_matches(found: Decimal | str | None, reference: str, right: bool) -> None:
     assert matches(found, reference) is right
-    assert HASH.matches(found, reference) is TAGS.matches(found, reference) is right
 
 
 @pytest.mark.parametrize(
@@ -101,8 +99,8 @@ def test_right_answers(
     assert is_right(text, reference, form, strict=True) is strict
     assert is_right(text, reference, form, strict=False) is flexible
     # The same by way of the extracted text, which is what evaluation keeps.
-    assert form.matches(form.strict_text(text), reference) is strict
-    assert form.matches(form.flexible_text(text), reference) is flexible
+    assert matches(form.strict_text(text), reference) is strict
+    assert matches(form.flexible_text(text), reference) is flexible
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from tiny_inputs import MODEL, files, run_stage, tiny_adapter, tiny_inputs
 
 from lorapar_core.answers import HASH, TAGS
 from lorapar_core.config import EvaluationConfig
-from lorapar_core.errors import DataError
-from lorapar_core.evaluate import PREDICTIONS, generate, judge
+from lorapar_core.evaluate import PREDICTIONS, end_tokens, generate, judge
 from lorapar_core.evaluate import metrics as figures
 from lorapar_core.loading import load_base, load_tokenizer
 from lorapar_core.parquet import read_table
@@ -82,9 +83,11 @@ def test_batched_generation_is_plain_greedy(
     places = {t: sum(t in row for row in endless) for row in endless for t in row[1:]}
     end = min(places, key=lambda t: (abs(places[t] - 3), t))
     assert 0 < places[end] < 6
-    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
+    model.generation_config.eos_token_id = [end]  # as a chat model whose turns end so
+    ends = end_tokens(model, tokenizer)
+    assert ends == [tokenizer.eos_token_id, end]
     config = EvaluationConfig(max_new_tokens=10, batch_tokens=batch_tokens)
-    found = generate(model, tokenizer, prompts, config, device="cpu")
+    found = generate(model, tokenizer, prompts, config, ends=ends, device="cpu")
     assert found == [row[: row.index(end) + 1] if end in row else row for row in endless]
 
 
@@ -155,8 +158,24 @@ def test_an_adapter_changes_the_answers(inputs: dict[str, Path], tmp_path: Path)
 
 
 def test_the_format_chooses_the_prompts(inputs: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="none of 6 test problems has a chat prompt that fits"):
-        evaluate(tmp_path / "out", inputs, format="chat")
+    """GRPO's prompts are made others here, so the answers to them are others."""
+    table = pq.read_table(inputs["test_tokens"])
+    rows = table.to_pylist()
+    for row in rows:
+        if row["format"] == "grpo":
+            row["prompt_ids"] = row["prompt_ids"][::-1]
+    changed = tmp_path / "tokens.parquet"
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), changed)
+    said = {
+        form: read_table(
+            evaluate(tmp_path / form, {**inputs, "test_tokens": changed}, format=form)
+            / "predictions.parquet",
+            ["completion"],
+        )["completion"]
+        for form in ("sft", "grpo")
+    }
+    plain = evaluate(tmp_path / "plain", inputs, format="grpo") / "predictions.parquet"
+    assert read_table(plain, ["completion"])["completion"] == said["sft"] != said["grpo"]
 
 
 def test_right_and_wrong_answers_are_told_apart(tiny_model: Path) -> None:
@@ -171,7 +190,8 @@ def test_right_and_wrong_answers_are_told_apart(tiny_model: Path) -> None:
     completions = [[*tokenizer(text)["input_ids"], 2] for text, _ in said.values()]
     completions[-1] = []
     examples = {name: (f"{name}?", reference) for name, (_, reference) in said.items()}
-    rows = judge(list(said), examples, completions, tokenizer, HASH)
+    ends = [tokenizer.eos_token_id]
+    rows = judge(list(said), examples, completions, tokenizer, HASH, ends=ends)
     assert rows["strict_correct"] == [True, False, False, True, False]
     assert rows["flexible_correct"] == [True, True, False, True, False]
     assert rows["finished"] == [True, True, True, True, False]
@@ -182,7 +202,12 @@ def test_right_and_wrong_answers_are_told_apart(tiny_model: Path) -> None:
     assert told["strict"]["accuracy"] == 0.4
     assert told["flexible"]["accuracy"] == 0.6
     tags = judge(
-        ["a"], {"a": ("?", "8")}, [tokenizer("<answer>8</answer>")["input_ids"]], tokenizer, TAGS
+        ["a"],
+        {"a": ("?", "8")},
+        [tokenizer("<answer>8</answer>")["input_ids"]],
+        tokenizer,
+        TAGS,
+        ends=ends,
     )
     assert tags["strict_correct"] == [True]
 

@@ -16,8 +16,8 @@ from safetensors.numpy import load_file, save_file
 from tiny_inputs import MODEL, files, run_stage, tiny_inputs
 
 from lorapar_core.errors import ModelError, TooFewExamples
+from lorapar_core.examples import seeded_order, system_ids
 from lorapar_core.importance import importance, refuse_zero
-from lorapar_core.moments import seeded_order, system_ids
 
 Tensors = dict[str, NDArray[np.float32]]
 SHAPES = {"b.lora_A.weight": (2, 3), "a.lora_B.weight": (4,)}

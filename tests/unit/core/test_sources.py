@@ -6,6 +6,7 @@ import json
 import sys
 import types
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The hub answers every question about a commit; the names it was asked for."""
     asked: list[str] = []
 
-    def commit(name: str, *, online: bool) -> str:
+    def commit(name: str, *, download_dir: Path, online: bool) -> str:
         asked.append(name)
         return SHA if online else ""
 
@@ -65,6 +66,39 @@ def test_any_hub_set(tmp_path: Path, hub: list[str]) -> None:
     for bad in ("hub:", "hub:a/b/c", "hub:../x y"):
         with pytest.raises(ConfigError, match="hub:OWNER/NAME"):
             check(bad)
+
+
+def test_a_named_sets_shape_is_not_the_users(tmp_path: Path, hub: list[str]) -> None:
+    """The recipe's shape and columns are of the user's own file, not of the test set beside it."""
+    source = found("gsm8k", tmp_path, split="test", shape="messages", columns={"prompt": "q"})
+    assert (source.shape, source.columns) == ("prompt_answer", {})
+
+
+def test_a_commit_once_known_stays_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loading by commit leaves no trace of `main` in the hub's cache, so we note it."""
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    answers = iter([SHA, ConnectionError("offline")])
+
+    def info(self: Any, name: str, **_: Any) -> Any:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return SimpleNamespace(sha=answer)
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", info)
+    data = DataConfig(source="gsm8k")
+    downloads = tmp_path / "downloads"
+
+    def commit(*, online: bool) -> str:
+        return locate("gsm8k", split="train", data=data, download_dir=downloads, online=online)[
+            0
+        ].revision
+
+    assert commit(online=False) == ""
+    assert [commit(online=online) for online in (True, False, True)] == [SHA] * 3
 
 
 def test_a_hub_that_can_not_be_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

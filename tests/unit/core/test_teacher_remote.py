@@ -18,7 +18,7 @@ from lorapar_core.errors import VoteError
 from lorapar_core.parquet import read_table, write_table
 from lorapar_core.prepare import EXAMPLES
 from lorapar_core.teachers import remote
-from lorapar_core.teachers.ballot import Ballot, parse_reply
+from lorapar_core.teachers.ballot import Ballot, parse_reply, write_ballots
 from lorapar_core.teachers.remote import LONGEST_PAUSE_S, RemoteTeacher, append, read_log
 
 KEY = "sk-very-secret-0123456789"
@@ -114,6 +114,25 @@ def questions(*ids: str) -> list[tuple[str, str]]:
 
 def lines(log: Path) -> list[str]:
     return [json.loads(line)["example_id"] for line in log.read_text().splitlines()]
+
+
+def test_half_a_character_is_kept_as_a_mark(server: Server, tmp_path: Path) -> None:
+    """JSON carries it (a reply cut inside an emoji), Parquet doesn't: the shard could never end."""
+    server.answer = lambda _question, asked: (
+        (200, json.dumps(completion("System \ud83d")).encode()) if asked < 2 else (500, {})
+    )
+    ballots = remote_teacher(server, tmp_path / "log").vote(questions("q1"))
+    assert (ballots[0].label, ballots[0].reply) == (None, "System ?")
+    write_ballots(tmp_path, ballots, teacher="far")
+
+
+def test_a_key_that_is_not_set_is_named(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    with pytest.raises(VoteError, match="environment variable NO_SUCH_KEY, which is not set"):
+        remote_teacher(server, tmp_path / "log", api_key_env="NO_SUCH_KEY").vote(questions("q1"))
+    assert server.requests == []
 
 
 def test_a_clean_vote(server: Server, tmp_path: Path) -> None:

@@ -97,6 +97,39 @@ def assert_only_active_moved(
     assert moved >= least * active
 
 
+def test_a_tensor_without_active_elements_has_no_part_in_the_clip_norm(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    """With a KL term, trl switches to its reference adapter and back, and PEFT then asks for every
+    gradient again."""
+    bits = load_file(inputs["masks"])
+    some = sorted(bits)
+    for key in some[::2]:
+        bits[key][:] = 0
+    masks = tmp_path / "masks.safetensors"
+    save_file(bits, masks)
+    few = {**inputs, "masks": masks}
+    first = {"max_steps": 1, "kl_coefficient": 0.1, "max_grad_norm": 0.0}
+    # At step 1 policy and reference are equal, so the KL's gradient is 0 and the norm that of KL 0.
+    with_kl = metrics(train(tmp_path / "kl", few, "grpo", **first))[0]["grad_norm"]
+    without = metrics(train(tmp_path / "no", few, "grpo", **{**first, "kl_coefficient": 0.0}))[0][
+        "grad_norm"
+    ]
+    assert without > 0
+    assert with_kl == pytest.approx(without, rel=1e-3)
+
+
+@pytest.mark.parametrize("figure", ["loss", "grad_norm"])
+def test_a_figure_that_is_no_number_ends_the_stage(figure: str) -> None:
+    from types import SimpleNamespace
+
+    from lorapar_core.training import Progress
+
+    state = SimpleNamespace(global_step=3, max_steps=4)
+    with pytest.raises(TrainingError, match=r"is nan at step 3; lower the learning rate"):
+        Progress().on_log(None, state, None, {"loss": 1.0, figure: float("nan")})
+
+
 def metrics(out: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
@@ -160,8 +193,8 @@ def test_the_first_loss_is_of_the_answer_tokens(inputs: dict[str, Path], tmp_pat
     """Against transformers' own loss on the same examples: the prompt has no part in it."""
     import torch
 
+    from lorapar_core.examples import system_ids, token_rows
     from lorapar_core.loading import attach_adapter, load_base
-    from lorapar_core.moments import system_ids, token_rows
 
     section = {"max_steps": 1, "batch_size": 8, "accumulation": 1, "dropout": 0.0}
     out = train(tmp_path / "out", inputs, "sft", **section)
@@ -232,8 +265,8 @@ def test_grpo_keeps_every_completion_with_its_rewards(
 def test_grpo_samples_from_the_tokens_of_stage_prepare(
     inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from lorapar_core.examples import token_rows
     from lorapar_core.grpo import MaskedGrpoTrainer
-    from lorapar_core.moments import token_rows
 
     seen: list[list[int]] = []
     tokenize = MaskedGrpoTrainer._tokenize_prompts
