@@ -16,8 +16,6 @@ from flows.places import ROOT, state_directory
 from flows.summary import accuracy_table, stage_table
 from lorapar_core.errors import LoraparError
 
-PORT = 4200
-
 
 def main() -> int:
     """Run the demo; returns the exit code."""
@@ -52,12 +50,12 @@ def main() -> int:
 
 
 def _port() -> int:
-    """4200, as the UI is known by, or any free port where that is taken."""
+    """The port that the UI is known by, or any free one where that is taken."""
     import socket
 
     with socket.socket() as probe:
-        taken = probe.connect_ex(("127.0.0.1", PORT)) == 0
-    return service.free_port() if taken else PORT
+        taken = probe.connect_ex(("127.0.0.1", service.PORT)) == 0
+    return service.free_port() if taken else service.PORT
 
 
 def _run(url: str) -> int:

@@ -28,6 +28,7 @@ from flows.places import DEPLOYMENTS, ROOT, state_directory
 from lorapar_core.errors import LoraparError
 
 POOL = "lorapar"
+PORT = 4200
 START_S = 180.0
 STOP_S = 20.0
 Say = Callable[[str], None]
@@ -79,7 +80,9 @@ def up(*, port: int, say: Say = print) -> int:
         command = ["worker", "start", "--pool", POOL, "--type", "process"]
         _start("worker", command, state, server.port, environment(url))
     say(f"ready: {url} shows runs; logs in {state}")
-    say("next:  prefect deployment run lorapar/demo --watch      (in this folder)")
+    # In this folder Prefect takes port 4200 from pyproject.toml.
+    elsewhere = "" if server.port == PORT else f"PREFECT_API_URL={url}/api "
+    say(f"next:  {elsewhere}prefect deployment run lorapar/demo --watch      (in this folder)")
     return 0
 
 
