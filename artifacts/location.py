@@ -20,7 +20,8 @@ def store_root(url: str | Path | None, environ: Mapping[str, str] = os.environ) 
         url = environ.get(VARIABLE) or _default(environ)
     if isinstance(url, str) and "://" in url:
         url = _local(url)
-    return Path(url).expanduser().absolute()
+    # Unlike Path.expanduser, this leaves an unknown ~name as it is.
+    return Path(os.path.expanduser(url)).absolute()  # noqa: PTH111
 
 
 def _default(environ: Mapping[str, str]) -> Path:

@@ -8,19 +8,24 @@ is killed inside the block the lock lasts as long as the child.
 
 import fcntl
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+POLL_S = 0.1
+
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, *, waiting: Callable[[], None] | None = None) -> Iterator[None]:
     """Hold the lock on `path`, waiting for it as long as it takes; not reentrant.
+
+    While somebody else holds it `waiting` is called every `POLL_S`; what it raises ends the wait.
 
     Raises:
         OSError: the lock file cannot be made, or its filesystem has no flock.
     """
-    descriptor = _acquire(path)
+    descriptor = _acquire(path, waiting)
     try:
         yield
     finally:
@@ -28,18 +33,32 @@ def locked(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _acquire(path: Path) -> int:
+def _acquire(path: Path, waiting: Callable[[], None] | None) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            _flock(descriptor, waiting)
             if _is_current(descriptor, path):
                 return descriptor
         except BaseException:  # an interrupt while waiting must not leak the descriptor
             os.close(descriptor)
             raise
         os.close(descriptor)
+
+
+def _flock(descriptor: int, waiting: Callable[[], None] | None) -> None:
+    if waiting is None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        return
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting()
+            time.sleep(POLL_S)
+        else:
+            return
 
 
 def _is_current(descriptor: int, path: Path) -> bool:

@@ -14,7 +14,7 @@ or a whole one, and running the action again completes it.
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -60,9 +60,9 @@ class Store:
     def open(cls, url: str | Path | None = None, *, create: bool = True) -> "Store":
         """Open the store at `url`, else at $LORAPAR_STORE, else in the user's cache.
 
-        With `create` its folders are made and a file is written and removed, so that a store that
-        cannot be used is known before the work, not after it. Without, nothing is touched, and an
-        absent store is one without records.
+        With `create` its folders are made and a file is written and removed in each, so that a
+        store that cannot be used is known before the work, not after it. Without, nothing is
+        touched, and an absent store is one without records.
 
         Raises:
             StoreError: the URL has another scheme than ``file``, or the store cannot be written.
@@ -93,16 +93,19 @@ class Store:
             return None
         return record
 
-    def lock(self, key: str) -> AbstractContextManager[None]:
+    def lock(
+        self, key: str, *, waiting: Callable[[], None] | None = None
+    ) -> AbstractContextManager[None]:
         """Return a context in which no other thread or process holds this key; not reentrant.
 
-        Look the key up again inside: the former holder may just have published it.
+        Look the key up again inside: the former holder may just have published it. `waiting` is
+        called again and again while somebody else holds it; what it raises ends the wait.
 
         Raises:
             StoreError: `key` is not 64 hex characters, or the store was opened for reading.
         """
         self._require_writable("lock")
-        return locked(self.root / "locks" / f"{check_digest(key)}.lock")
+        return locked(self.root / "locks" / f"{check_digest(key)}.lock", waiting=waiting)
 
     def scratch(self, key: str) -> Path:
         """Return the folder for the action's work in progress; make it if the store is writable.
@@ -271,9 +274,9 @@ class Store:
 def _prepare(root: Path) -> None:
     for folder in FOLDERS:
         (root / folder).mkdir(parents=True, exist_ok=True)
-    probe = temporary(root / "tmp")
-    probe.write_bytes(b"probe")
-    probe.unlink()
+        probe = temporary(root / folder)
+        probe.write_bytes(b"probe")
+        probe.unlink()
     fsync_directory(root)
 
 

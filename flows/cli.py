@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -32,12 +33,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (LoraparError, StoreError) as error:
         print(f"lorapar: {error}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError | DataError | ModelError | StoreError) else 1
-    except KeyboardInterrupt:
-        print("lorapar: stopped; what is finished is kept", file=sys.stderr)
-        return 130
     except BrokenPipeError:  # the reader of our output went away (`lorapar … | head`)
         sys.stderr.close()
         return 0
+    except OSError as error:
+        print(f"lorapar: {type(error).__name__}: {error}; see to the permissions", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("lorapar: stopped; what is finished is kept", file=sys.stderr)
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -81,7 +85,13 @@ def _add_service(commands: Any) -> None:
         sub = commands.add_parser(name, help=summary, description=summary)
         sub.set_defaults(command=_service, action=name)
         if name == "up":
-            sub.add_argument("--port", type=int, default=4200, help="the server's port")
+            sub.add_argument("--port", type=_port, default=4200, help="the server's port")
+
+
+def _port(text: str) -> int:
+    if text.isdecimal() and 0 < int(text) < 65536:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is no port; give a number from 1 to 65535")
 
 
 def _add_artifacts(commands: Any) -> None:
@@ -117,9 +127,9 @@ def _run(options: argparse.Namespace) -> int:
     store = Store.open(options.store)
     started = time.monotonic()
     with LocalRunner(recipe, store=store, say=say_on_stderr) as runner:
-        result = healing(lambda: pipeline(recipe, runner))
-    summary = summarize(result, recipe=recipe, store=store, seconds=time.monotonic() - started)
-    store.write_run(f"{recipe.name}-{int(time.time())}", summary)
+        summary = healing(lambda: summarize(pipeline(recipe, runner), recipe=recipe, store=store))
+    summary["seconds"] = round(time.monotonic() - started, 1)
+    store.write_run(f"{recipe.name[:40]}-{int(time.time())}-{os.urandom(2).hex()}", summary)
     if options.json:
         print(json.dumps(summary))
         return 0
@@ -139,7 +149,9 @@ def _plan(options: argparse.Namespace) -> int:
     rows = [(s["name"], s["state"], (s["key"] or "")[:12]) for s in planned["stages"]]
     print(table(("stage", "state", "key"), rows))
     cost = "unknown" if planned["cost_usd"] is None else f"${planned['cost_usd']:.2f}"
-    print(f"\nvotes to buy: {planned['votes']} (cost {cost}); local: {planned['local_votes']}")
+    about = "" if planned["votes_exact"] or not planned["votes"] else "about "
+    votes = f"votes to buy: {about}{planned['votes']} (cost {cost})"
+    print(f"\n{votes}; local: {planned['local_votes']}")
     for name in planned["absent"]:
         package = name.removeprefix("gguf:")
         remedy = "a run downloads it from the hub"
@@ -170,7 +182,11 @@ def _service(options: argparse.Namespace) -> int:
 def _artifacts(options: argparse.Namespace) -> int:
     from flows import inspect_store
 
-    store = Store.open(options.store, create=options.verb == "verify")
+    store = Store.open(options.store, create=False)
+    if options.verb == "verify":
+        if not (store.root / "actions").is_dir():
+            raise StoreError(f"there is no store at {store.root}; give an existing one")
+        store = Store.open(options.store)  # what is bad is moved to quarantine
     if options.verb == "ls":
         return inspect_store.ls(store, as_json=options.json)
     if options.verb == "show":

@@ -9,42 +9,44 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
+from collections.abc import Mapping
+from typing import Any
 
 from artifacts import Store, StoreError
 from flows import service
 from flows.places import ROOT, state_directory
 from flows.summary import accuracy_table, stage_table
-from lorapar_core.errors import LoraparError
+from lorapar_core.errors import LoraparError, StageFailed
 
 
 def main() -> int:
     """Run the demo; returns the exit code."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is stopped
+    for number in (signal.SIGTERM, signal.SIGHUP):  # so that what was started is stopped
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     started = time.monotonic()
-    own = service.running("server") is None
+    server, worker = service.running("server"), service.running("worker")
+    port = server.port if server else _port()
     try:
         store = Store.open()
-        daemon = service.running("server")
-        port = daemon.port if daemon else _port()
         service.up(port=port)
-        before = {name for name, _ in store.runs()}
-        code = _run(f"http://127.0.0.1:{port}")
-        new = [document for name, document in store.runs() if name not in before]
+        summary = _run(f"http://127.0.0.1:{port}", store)
     except (LoraparError, StoreError) as error:
         print(f"lorapar: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("lorapar: stopped; what is finished is kept", file=sys.stderr)
+        return 130
     finally:
-        if own:
+        if server is None:
             service.down()
-    if code or not new:
-        log = state_directory() / "worker.log"
-        print(f"lorapar: the demo failed; {log} says why", file=sys.stderr)
-        return code or 1
-    summary = new[0]
+        elif worker is None and (own := service.running("worker")):
+            service.stop(own)
     print(f"\n{stage_table(summary)}\n\n{accuracy_table(summary)}\n")
     print(f"report   {summary['report']}")
     print(f"adapter  {summary['adapter']}")
-    print("UI       .venv/bin/lorapar up, then open http://127.0.0.1:4200")
+    elsewhere = "" if port == service.PORT else f" --port {port}"
+    print(f"UI       .venv/bin/lorapar up{elsewhere}, then open http://127.0.0.1:{port}")
     print(f"\nthe demo took {time.monotonic() - started:.0f} s")
     return 0
 
@@ -58,9 +60,21 @@ def _port() -> int:
     return service.free_port() if taken else service.PORT
 
 
-def _run(url: str) -> int:
-    command = service.prefect("deployment", "run", "lorapar/demo", "--watch")
-    return subprocess.run(command, cwd=ROOT, env=service.environment(url), check=False).returncode
+def _run(url: str, store: Store) -> Mapping[str, Any]:
+    """Run the deployment; returns the summary that the flow left in the store.
+
+    Raises:
+        StageFailed: it left none.
+    """
+    tag = f"demo-{uuid.uuid4().hex}"  # by which the run is found again
+    command = service.prefect("deployment", "run", "lorapar/demo", "--watch", "--tag", tag)
+    subprocess.run(command, cwd=ROOT, env=service.environment(url), check=False)
+    found = service.post(f"{url}/api/flow_runs/filter", flow_runs={"tags": {"all_": [tag]}})
+    documents = dict(store.runs())
+    summaries = [documents[run["id"]] for run in found if run["id"] in documents]
+    if not summaries:
+        raise StageFailed(f"the demo failed; {state_directory() / 'worker.log'} says why")
+    return summaries[0]
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from artifacts import Store
 from flows.healing import healing
-from flows.pipeline import Result, check, pipeline
+from flows.pipeline import check, pipeline
 from flows.places import RECIPES
 from flows.sparse import given, sparse
 from flows.summary import accuracy_table, stage_table, summarize
@@ -239,16 +239,16 @@ def lorapar(
     started = time.monotonic()
     with Children(merged.runtime) as children:
         runner = PrefectRunner(merged, store=store, children=children)
-        result = healing(lambda: pipeline(merged, runner))
-    return _publish(result, merged, store, time.monotonic() - started)
+        summary = healing(lambda: summarize(pipeline(merged, runner), recipe=merged, store=store))
+    summary["seconds"] = round(time.monotonic() - started, 1)
+    return _publish(summary, merged, store)
 
 
-def _publish(result: Result, recipe: Recipe, store: Store, seconds: float) -> dict[str, Any]:
+def _publish(summary: dict[str, Any], recipe: Recipe, store: Store) -> dict[str, Any]:
     """Keep the run's summary in the store under the flow run's id, and show it in the UI."""
     from prefect.runtime import flow_run
 
-    summary = summarize(result, recipe=recipe, store=store, seconds=seconds)
-    store.write_run(str(flow_run.id or f"{recipe.name}-{int(time.time())}"), summary)
+    store.write_run(str(flow_run.id or f"{recipe.name[:40]}-{int(time.time())}"), summary)
     tables = "\n\n".join(f"```\n{t}\n```" for t in (accuracy_table(summary), stage_table(summary)))
     create_markdown_artifact(
         f"{tables}\n\nReport on the worker: `{summary['report']}`",

@@ -16,6 +16,8 @@ from artifacts import Ref, Store
 from lorapar_core.base import Base, fetch, locate
 from lorapar_core.config import Recipe, StageConfig, TeacherConfig
 from lorapar_core.data import sources
+from lorapar_core.data.arithmetic import DEFAULT_COUNT
+from lorapar_core.data.rows import read_rows
 from lorapar_core.errors import ConfigError, TooFewExamples
 from tasks.action import UNKNOWN, Action, Input, Outcome
 from tasks.evaluate import evaluate
@@ -146,10 +148,13 @@ def pipeline(recipe: Recipe, runner: Runner) -> Result:
     check(recipe, runs=runner.downloads)
     if runner.downloads:
         require_keys(recipe, environment=os.environ, store=runner.store)
+        _fetch_models(recipe)
     run = _Run(runner)
     model = _model(run, recipe.model.base, recipe.model.revision)
-    prepared = run.one(_prepare(recipe, runner, model))
-    train_count, _ = _counts(recipe, run.read(prepared["summary.json"]))
+    train, test = _located(recipe, runner)
+    prepared = run.one(prepare(recipe, tokenizer=model.tokenizer, train=train, test=test))
+    summary = run.read(prepared["summary.json"])
+    train_count = summary["train"] if summary else expected_count(recipe, train, test)
     labels, initial = _label(run, recipe, model, prepared, train_count)
     agreement = run.read(labels["agreement.json"])
     if agreement:
@@ -157,6 +162,18 @@ def pipeline(recipe: Recipe, runner: Runner) -> Result:
     base = initial["base"] if recipe.lora.init != "gaussian" else model.base
     masks = _partition(run, recipe, base, initial, prepared, labels)
     return _train(run, recipe, model, base, initial, prepared, labels, masks)
+
+
+def _fetch_models(recipe: Recipe) -> None:
+    """Have every model here before any stage runs.
+
+    Raises:
+        ModelError: one can't be found or downloaded.
+    """
+    wanted = {(recipe.model.base, recipe.model.revision)}
+    wanted |= {(t.model, t.revision) for t in recipe.teachers if t.provider == "local" and t.model}
+    for model, revision in sorted(wanted):
+        fetch(locate(model, revision), model=model, revision=revision)
 
 
 def _model(run: _Run, base: str, revision: str, *, label: str = "") -> Model:
@@ -172,7 +189,8 @@ def _dequantized(run: _Run, base: Base, label: str) -> Outcome | None:
     return run.one(dequantize(base, name=f"dequantize[{label}]" if label else "dequantize"))
 
 
-def _prepare(recipe: Recipe, runner: Runner, model: Model) -> Action:
+def _located(recipe: Recipe, runner: Runner) -> tuple[Located, Located | None]:
+    """Where training and test data come from; no test set of its own is None."""
     downloads = runner.store.root / "downloads"
     data = recipe.data
     train = Located(
@@ -191,14 +209,20 @@ def _prepare(recipe: Recipe, runner: Runner, model: Model) -> Action:
             test_text, split="test", data=data, download_dir=downloads, online=runner.downloads
         )
         test = Located(*found)
-    return prepare(recipe, tokenizer=model.tokenizer, train=train, test=test)
+    return train, test
 
 
-def _counts(recipe: Recipe, summary: Mapping[str, int] | None) -> tuple[int, int]:
-    """Training and test examples; what the recipe asks for where nobody has counted."""
-    if summary is None:
-        return recipe.data.examples or TYPICAL_COUNT, recipe.data.test_examples
-    return summary["train"], summary["test"]
+def expected_count(recipe: Recipe, train: Located, test: Located | None) -> int:
+    """Training examples, before anybody has prepared them: a file's rows are counted, the rest is
+    what the recipe asks for. Duplicates and rows that don't fit are still in it."""
+    asked = recipe.data.examples
+    if train.source.kind == "arithmetic":
+        return asked or DEFAULT_COUNT["train"]
+    if train.file is None:
+        return asked or TYPICAL_COUNT
+    rows = sum(1 for _ in read_rows(train.file))
+    left = rows if test else max(0, rows - recipe.data.test_examples)
+    return min(asked, left) if asked else left
 
 
 def _label(
@@ -233,7 +257,10 @@ def _voter(run: _Run, recipe: Recipe, teacher: TeacherConfig, model: Model) -> M
     """A local teacher's model: the base itself, or its own."""
     if teacher.provider != "local":
         return None
-    if not teacher.model or teacher.model == recipe.model.base:
+    base = recipe.model
+    if not teacher.model or (
+        teacher.model == base.base and teacher.revision in ("", base.revision)
+    ):
         return model
     return _model(run, teacher.model, teacher.revision, label=teacher.name)
 

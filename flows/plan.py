@@ -60,6 +60,9 @@ def plan(recipe: Recipe, *, store: Store) -> dict[str, Any]:
             for action, outcome in runner.actions
         ],
         "votes": asked,
+        "votes_exact": any(
+            a.stage == "prepare" and o.action == "cached" for a, o in runner.actions
+        ),
         "local_votes": local,
         "cost_usd": None if asked else 0.0,
         "absent": [recipe.model.base] if base.path is None else [],

@@ -1,9 +1,10 @@
 """`lorapar up`, `down` and `status`: a Prefect server, a process worker, and our deployments.
 
 Server and worker outlive this command; their process numbers and logs stand in the state
-directory, and so does the server's database, apart from any other Prefect of the user's. We start
-the server ourselves and poll its health: `prefect server start --background` ties its output to a
-parent that ends.
+directory, and so does the server's database, apart from any other Prefect of the user's. All that
+descends from them carries the state directory in its environment, by which `down` finds what a
+killed worker left behind. We start the server ourselves and poll its health: `prefect server start
+--background` ties its output to a parent that ends.
 """
 
 from __future__ import annotations
@@ -17,20 +18,27 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from artifacts.location import VARIABLE, store_root
 from flows.places import DEPLOYMENTS, ROOT, state_directory
 from lorapar_core.errors import LoraparError
 
 POOL = "lorapar"
 PORT = 4200
+MARK = "LORAPAR_SERVICE"
+"""Environment variable of all our processes: the state directory they belong to."""
 START_S = 180.0
 STOP_S = 20.0
+_LOCAL = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""No proxy stands between us and loopback."""
 Say = Callable[[str], None]
 
 
@@ -40,31 +48,46 @@ class ServiceError(LoraparError):
 
 @dataclass(frozen=True, slots=True)
 class Daemon:
-    """A process of ours, told from a later one with the same number by when it began."""
+    """A process of ours, told from a later one with the same number by its environment."""
 
     name: str
     pid: int
-    created: float
     port: int
+    store: str
+    """Where its runs keep artifacts."""
 
     def process(self) -> psutil.Process | None:
         """The running process, or None."""
         try:
             found = psutil.Process(self.pid)
-            same = abs(found.create_time() - self.created) < 1
-            return found if same and found.status() != psutil.STATUS_ZOMBIE else None
+            return found if _is_ours(found) and self.name in found.cmdline() else None
         except psutil.NoSuchProcess:
             return None
+
+
+def _is_ours(process: psutil.Process) -> bool:
+    try:
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        return process.environ().get(MARK) == str(state_directory())
+    except psutil.Error:  # it has ended, or is another user's
+        return False
 
 
 def up(*, port: int, say: Say = print) -> int:
     """Start what isn't running, and deploy.
 
     Raises:
-        ServiceError: the port is taken, or something doesn't start.
+        ServiceError: the port is taken, something doesn't start, or a run is under way in another
+            store than this environment's.
     """
     state = state_directory()
-    state.mkdir(parents=True, exist_ok=True)
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ServiceError(
+            f"{state} can't be made ({error.strerror}); set LORAPAR_HOME to a folder that can"
+        ) from error
     server = running("server")
     if server is None:
         server = _start_server(state, port, say)
@@ -75,26 +98,79 @@ def up(*, port: int, say: Say = print) -> int:
     _create_pool(url)
     say("deploying")
     deploy(url)
-    if running("worker") is None:
-        say("starting the worker")
-        command = ["worker", "start", "--pool", POOL, "--type", "process"]
-        _start("worker", command, state, server.port, environment(url))
+    worker = running("worker")
+    if worker and (worker.port, worker.store) != (server.port, str(store_root(None))):
+        where = f"the worker uses the store {worker.store} and port {worker.port}"
+        if _runs():
+            raise ServiceError(
+                f"{where}, and a run is under way; wait for it, set {VARIABLE}={worker.store}, or "
+                "stop it with `lorapar down`"
+            )
+        say(f"{where}; it is started anew")
+        stop(worker)
+        worker = None
+    if worker is None:
+        _start_worker(state, url, server.port, say)
     say(f"ready: {url} shows runs; logs in {state}")
-    # In this folder Prefect takes port 4200 from pyproject.toml.
-    elsewhere = "" if server.port == PORT else f"PREFECT_API_URL={url}/api "
-    say(f"next:  {elsewhere}prefect deployment run lorapar/demo --watch      (in this folder)")
+    # In the checkout Prefect takes port 4200 from pyproject.toml.
+    usual = server.port == PORT and "PREFECT_API_URL" not in os.environ
+    elsewhere = "" if usual else f"PREFECT_API_URL={url}/api "
+    say(f"next:  {elsewhere}prefect deployment run lorapar/demo --watch      (in {ROOT})")
     return 0
 
 
 def down(*, say: Say = print) -> int:
-    """Stop what `up` started: the worker with its runs, then the server."""
+    """Stop what `up` started: runs under way, the worker, the server, and what they left behind.
+
+    Runs first, and while the server listens: so they end *Crashed*, and can be retried.
+    """
+    server = running("server")
+    under_way = _runs()
+    if server and under_way:
+        _stop_all(under_way, say, "runs stopped")
+        with suppress(ServiceError, urllib.error.HTTPError):  # it is to be stopped anyway
+            _await_reported(f"http://127.0.0.1:{server.port}")
     for name in ("worker", "server"):
         daemon = running(name)
         if daemon:
             stop(daemon)
             say(f"stopped the {name}")
         (state_directory() / f"{name}.json").unlink(missing_ok=True)
+    left = [p for p in psutil.process_iter() if p.pid != os.getpid() and _is_ours(p)]
+    _stop_all(left, say, "processes left behind stopped")
     return 0
+
+
+def _runs() -> list[psutil.Process]:
+    """The processes of flow runs under way, a worker's or one that its worker left behind."""
+    return [p for p in psutil.process_iter() if _is_ours(p) and "prefect.engine" in _command(p)]
+
+
+def _await_reported(url: str) -> None:
+    """Give the worker time to tell the server how its runs ended."""
+    deadline = time.monotonic() + STOP_S
+    under_way = {"state": {"type": {"any_": ["RUNNING", "PENDING"]}}}
+    while time.monotonic() < deadline and post(f"{url}/api/flow_runs/filter", flow_runs=under_way):
+        time.sleep(0.25)
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def _stop_all(processes: list[psutil.Process], say: Say, what: str) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.terminate()
+    _, alive = psutil.wait_procs(processes, timeout=STOP_S)
+    for left in alive:
+        with suppress(psutil.NoSuchProcess):
+            left.kill()
+    if processes:
+        say(f"{what}: {len(processes)}")
 
 
 def status(*, say: Say = print) -> int:
@@ -122,19 +198,27 @@ def stop(daemon: Daemon) -> None:
     process = daemon.process()
     if process is None:
         return
-    family = [*process.children(recursive=True), process]
-    process.send_signal(signal.SIGTERM)
-    _, alive = psutil.wait_procs(family, timeout=STOP_S)
-    for left in alive:
-        left.kill()
-    psutil.wait_procs(alive, timeout=STOP_S)
+    with suppress(psutil.NoSuchProcess):
+        family = [*process.children(recursive=True), process]
+        process.send_signal(signal.SIGTERM)
+        _, alive = psutil.wait_procs(family, timeout=STOP_S)
+        for left in alive:
+            left.kill()
+        psutil.wait_procs(alive, timeout=STOP_S)
 
 
 def environment(url: str) -> dict[str, str]:
     """What a Prefect process of ours is told."""
-    database = state_directory() / "prefect.db"
+    state = state_directory()
+    database = state / "prefect.db"
+    excepted = (os.environ.get("NO_PROXY"), os.environ.get("no_proxy"), "127.0.0.1,localhost")
+    direct = ",".join(filter(None, excepted))
     return {
         **os.environ,
+        MARK: str(state),
+        VARIABLE: str(store_root(None)),
+        "NO_PROXY": direct,
+        "no_proxy": direct,
         "PREFECT_API_URL": f"{url}/api",
         "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{database}",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -181,6 +265,26 @@ def _start_server(state: Path, port: int, say: Say) -> Daemon:
     return _start("server", command, state, port, environment(url))
 
 
+def _start_worker(state: Path, url: str, port: int, say: Say) -> None:
+    """Start a worker under a name of its own, and wait until the server knows it.
+
+    Raises:
+        ServiceError: it ends, or the server doesn't hear of it.
+    """
+    say("starting the worker")
+    name = f"lorapar-{uuid.uuid4().hex[:8]}"
+    command = ["worker", "start", "--pool", POOL, "--type", "process", "--name", name]
+    worker = _start("worker", command, state, port, environment(url))
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline and worker.process():
+        known = post(f"{url}/api/work_pools/{POOL}/workers/filter")
+        if any(found["name"] == name for found in known):
+            return
+        time.sleep(0.25)
+    log = state / "worker.log"
+    raise ServiceError(f"the worker didn't start; {log} ends: {_last_lines(_read(log))}")
+
+
 def _start(
     name: str, command: list[str], state: Path, port: int, variables: Mapping[str, str]
 ) -> Daemon:
@@ -194,9 +298,8 @@ def _start(
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    daemon = Daemon(name, process.pid, psutil.Process(process.pid).create_time(), port)
-    fields = {"name": name, "pid": daemon.pid, "created": daemon.created, "port": port}
-    (state / f"{name}.json").write_text(json.dumps(fields) + "\n")
+    daemon = Daemon(name, process.pid, port, variables[VARIABLE])
+    (state / f"{name}.json").write_text(json.dumps(asdict(daemon)) + "\n")
     return daemon
 
 
@@ -206,7 +309,7 @@ def _await_health(url: str, server: Daemon) -> None:
         if server.process() is None:
             break
         try:
-            with urllib.request.urlopen(f"{url}/api/health", timeout=5) as answer:
+            with _LOCAL.open(f"{url}/api/health", timeout=5) as answer:
                 if answer.status == 200:
                     return
         except (urllib.error.URLError, OSError):
@@ -218,18 +321,29 @@ def _await_health(url: str, server: Daemon) -> None:
 def _create_pool(url: str) -> None:
     """Make the work pool; the worker fills in its job template."""
     try:
-        _post(f"{url}/api/work_pools/", {"name": POOL, "type": "process"})
+        post(f"{url}/api/work_pools/", name=POOL, type="process")
     except urllib.error.HTTPError as error:
         if error.code != 409:  # it is there already
             raise ServiceError(f"work pool {POOL!r} can't be made: {error}") from error
 
 
-def _post(url: str, body: Mapping[str, Any]) -> None:
+def post(url: str, **body: Any) -> Any:
+    """The server's answer.
+
+    Raises:
+        HTTPError: it refuses.
+        ServiceError: it doesn't answer.
+    """
     request = urllib.request.Request(
         url, json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=30):
-        return
+    try:
+        with _LOCAL.open(request, timeout=30) as answer:
+            return json.load(answer)
+    except urllib.error.HTTPError:
+        raise
+    except OSError as error:
+        raise ServiceError(f"the Prefect server at {url} doesn't answer: {error}") from error
 
 
 def _read(path: Path) -> str:

@@ -11,8 +11,12 @@ from lorapar_core.config import Recipe
 from tasks.action import Input
 
 
-def summarize(result: Result, *, recipe: Recipe, store: Store, seconds: float) -> dict[str, Any]:
-    """Stages, artifact digests, accuracies and where the report is."""
+def summarize(result: Result, *, recipe: Recipe, store: Store) -> dict[str, Any]:
+    """Stages, artifact digests, accuracies and where the report is.
+
+    Raises:
+        StoreError: an artifact that it reads is corrupt or gone.
+    """
     artifacts = {
         f"{outcome.name}/{role}": ref.digest
         for outcome in result.outcomes
@@ -21,7 +25,6 @@ def summarize(result: Result, *, recipe: Recipe, store: Store, seconds: float) -
     page, adapter = _ref(result.report), _ref(result.adapter)
     return {
         "recipe": recipe.name,
-        "seconds": round(seconds, 1),
         "stages": {
             outcome.name: {"action": outcome.action, "seconds": round(outcome.seconds, 1)}
             for outcome in result.outcomes
@@ -46,7 +49,7 @@ def _with_suffix(store: Store, ref: Ref, suffix: str) -> Any:
     """A name that a browser opens: objects themselves have none."""
     source = store.path(ref)
     page = store.root / "runs" / f"{ref.digest[:16]}{suffix}"
-    if not page.exists():
+    if not page.exists() or page.stat().st_size != ref.size:  # a kill may have left half of it
         page.parent.mkdir(exist_ok=True)
         page.write_bytes(source.read_bytes())
     return page

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import os
 import re
 from dataclasses import dataclass
 from functools import cache
@@ -62,7 +63,7 @@ def locate(base: str, revision: str = "") -> Base:
     """
     if base.startswith("gguf:"):
         return _gguf(base.removeprefix("gguf:"))
-    path = Path(base).expanduser()
+    path = _home(base)
     if path.is_dir():
         return _local(path)
     if base.startswith(("/", ".", "~")) or base.count("/") > 1 or path.exists():
@@ -99,8 +100,13 @@ def fetch(base: Base, *, model: str, revision: str = "") -> Base:
     return _hub_at(model, Path(path))
 
 
+def _home(text: str) -> Path:
+    """Unlike `Path.expanduser`, leaves an unknown ~name as it is."""
+    return Path(os.path.expanduser(text))  # noqa: PTH111
+
+
 def _gguf(target: str) -> Base:
-    written = Path(target).expanduser()
+    written = _home(target)
     path = written if written.suffix == ".gguf" else _gguf_of_distribution(target)
     if path is None:
         return Base("gguf", target, None, None)

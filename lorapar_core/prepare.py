@@ -83,6 +83,7 @@ def run(spec: Spec, out: Path) -> None:
             source = Source.from_json(spec.config[split])
             gathered[split], left_out = read_source(source, spec.inputs.get(split), data=data)
             empty += left_out
+            _require_unchanged(spec, split)
     chosen = choose(gathered["train"], gathered.get("test"), data=data)
 
     template = spec.config["model"]["chat_template"]
@@ -113,6 +114,21 @@ def run(spec: Spec, out: Path) -> None:
     (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
 
 
+def _require_unchanged(spec: Spec, split: str) -> None:
+    """The action key names the file by its content: another content must not be stored under it.
+
+    Raises:
+        DataError: the file was changed since the run began.
+    """
+    path, expected = spec.inputs.get(split), spec.digests.get(split)
+    if path is None or expected is None:
+        return
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != expected:
+        raise DataError(f"{path} was changed while the run read it; run again")
+
+
 def read_source(source: Source, path: Path | None, *, data: DataConfig) -> tuple[list[Entry], int]:
     """All examples of a source, and how many empty rows it has.
 
@@ -123,7 +139,7 @@ def read_source(source: Source, path: Path | None, *, data: DataConfig) -> tuple
         return [entry_of(example, source.name) for example in _arithmetic(source, data)], 0
     if source.kind == "file":
         if path is None:
-            raise DataError(f"no input file was given for data source {source.name}")
+            raise DataError(f"no input file was given for a {source.name} data source")
         rows = read_rows(path)
     else:
         rows = hub_rows(source)
@@ -138,7 +154,7 @@ def read_source(source: Source, path: Path | None, *, data: DataConfig) -> tuple
             continue
         entries.append(entry_of(example, source.name))
     if not entries:
-        raise DataError(f"data source {source.name} holds no examples")
+        raise DataError(f"data source {path or source.name} holds no examples")
     return entries, empty
 
 
@@ -183,7 +199,7 @@ def choose(train: Sequence[Entry], test: Sequence[Entry] | None, *, data: DataCo
     else:
         if not 0 < data.test_examples < len(pool):
             raise DataError(
-                f"{train[0].source} has no test set of its own and {len(pool)} examples; set "
+                f"the data has no test set of its own and {len(pool)} examples; set "
                 "data.test_examples to how many of them to hold back (at least 1, and not all), "
                 "or set data.test_source"
             )

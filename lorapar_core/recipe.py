@@ -7,6 +7,7 @@ list (`grpo.rewards`, `teachers`) is replaced whole.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,13 +30,18 @@ def load_recipe(
     path = find_recipe(source, recipes=recipes)
     try:
         fields = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: a date with month 13
         raise ConfigError(f"{path} can't be read as YAML: {_one_line(error)}") from error
     if not isinstance(fields, dict):
         raise ConfigError(
             f"{path} holds no sections; expected YAML like 'partition: {{theta: 0.9}}'"
         )
-    return parse_recipe(merge({"name": path.stem, **fields}, overrides or {}))
+    return parse_recipe(merge({"name": _name_of(path), **fields}, overrides or {}))
+
+
+def _name_of(path: Path) -> str:
+    """The file's name as a recipe may be called: "my recipe.yaml" -> "my-recipe"."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-._")[:64] or "recipe"
 
 
 def find_recipe(source: str | Path, *, recipes: Path) -> Path:
@@ -113,7 +119,7 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, dict[str, Any]]:
 def _yaml_value(text: str) -> Any:
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (ValueError, yaml.YAMLError) as error:  # ValueError: a date with month 13
         raise ConfigError(f"value {text!r} can't be read as YAML: {_one_line(error)}") from error
 
 

@@ -29,6 +29,7 @@ _LOGGER = logging.getLogger("lorapar.children")
 Listener = Callable[[Mapping[str, Any]], None]
 _GRACE_S = 5.0
 _VOTE_PROCESSES = 4
+_OVER = "not started: the run has ended"
 
 
 class Children:
@@ -43,6 +44,7 @@ class Children:
         self._idle: list[_Child] = []
         self._all: set[_Child] = set()
         self._guard = threading.Lock()
+        self._closed = threading.Event()
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="lorapar-child-starter")
 
     def __enter__(self) -> Children:
@@ -56,10 +58,18 @@ class Children:
     ) -> None:
         self.close()
 
+    @property
+    def closed(self) -> bool:
+        """Whether the run is over; whatever still waits for a process gets none."""
+        return self._closed.is_set()
+
     def close(self) -> None:
-        """End every child."""
+        """End every child, and start no more."""
         with self._guard:
+            self._closed.set()
             children, self._all, self._idle = list(self._all), set(), []
+        for child in children:
+            child.hang_up()
         for child in children:
             child.end()
         self._starter.shutdown(wait=True)
@@ -90,16 +100,29 @@ class Children:
             return time.monotonic() - started
 
     def _take(self) -> _Child:
+        self._require_open()
         with self._guard:
             if self._idle:
                 return self._idle.pop()
         return self._start()
 
     def _start(self) -> _Child:
-        child = self._starter.submit(_Child, self._runtime).result()
+        self._require_open()
+        try:
+            child = self._starter.submit(_Child, self._runtime).result()
+        except RuntimeError:  # its executor was shut down since
+            self._require_open()
+            raise
         with self._guard:
-            self._all.add(child)
-        return child
+            if not self.closed:
+                self._all.add(child)
+                return child
+        child.end()  # closed while it started
+        raise StageFailed(_OVER)
+
+    def _require_open(self) -> None:
+        if self.closed:
+            raise StageFailed(_OVER)
 
     def _put_back(self, child: _Child, *, stays: bool) -> None:
         if not stays:
@@ -129,6 +152,7 @@ class _Child:
         )
         self.answered = True
         """Whether the last request was answered, so that it can take another."""
+        self._ended = False
         self._listen: Listener = _ignore
         self._last_words: list[str] = []
         self._busy = threading.Lock()
@@ -141,17 +165,25 @@ class _Child:
         with self._busy:
             self.answered = False
             try:
-                stdin = _open(self._process.stdin)
-                stdin.write(json.dumps(request) + "\n")
-                stdin.flush()
+                self._ask(json.dumps(request), spec.name)
                 self._await(spec.name, listen)
-            except BrokenPipeError:
-                raise self._died(spec.name) from None
             finally:
                 self._listen = _ignore
 
+    def _ask(self, line: str, name: str) -> None:
+        stdin = _open(self._process.stdin)
+        try:
+            stdin.write(line + "\n")
+            stdin.flush()
+        except BrokenPipeError:
+            raise self._died(name) from None
+        except ValueError:  # closed: we were told to end just now
+            raise StageFailed(_OVER) from None
+
     def _await(self, name: str, listen: Listener) -> None:
         for line in _open(self._process.stdout):
+            if not line.endswith("\n"):  # it died in the middle of a line
+                break
             event = json.loads(line)
             self.answered = event["event"] in ("done", "error")
             if event["event"] == "done":
@@ -168,7 +200,7 @@ class _Child:
         self._drain.join(_GRACE_S)
         how = f"was killed by signal {-code}" if code < 0 else f"exited with {code}"
         said = f"; it last said: {' / '.join(self._last_words[-3:])}" if self._last_words else ""
-        memory = " (out of memory?)" if code == -9 else ""
+        memory = " (out of memory?)" if code == -9 and not self._ended else ""
         return StageFailed(f"the process of {name} {how}{memory}{said}")
 
     def _read_stderr(self) -> None:
@@ -186,12 +218,17 @@ class _Child:
         except Exception:  # as said
             _LOGGER.warning("a line of a stage's process was not passed on", exc_info=True)
 
+    def hang_up(self) -> None:
+        """Close its input: it ends if no stage is running."""
+        self._ended = True
+        if self._process.stdin:
+            with suppress(BrokenPipeError):  # it is gone already
+                self._process.stdin.close()
+
     def end(self) -> None:
         """Close its input; kill it if that isn't enough (a stage is running)."""
         process = self._process
-        if process.stdin:
-            with suppress(BrokenPipeError):  # it is gone already
-                process.stdin.close()
+        self.hang_up()
         try:
             process.wait(timeout=0.5)
         except subprocess.TimeoutExpired:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from lorapar_core.config import Recipe
+from lorapar_core.data.sources import is_file
 from tasks.action import Action, Input
 from tasks.vote import api_host
 
@@ -21,17 +23,18 @@ def _identity(recipe: Recipe, model: str) -> dict[str, Any]:
     told = recipe.model_dump(mode="json", exclude={"runtime"})
     told["model"]["base"] = model
     for name in ("source", "test_source"):
-        told["data"][name] = _last_part(told["data"][name])
+        told["data"][name] = _last_part(told["data"][name], of_file=is_file(told["data"][name]))
     for teacher, fields in zip(recipe.teachers, told["teachers"], strict=True):
         del fields["api_key_env"]
         fields["api_base"] = api_host(teacher)
-        fields["model"] = _last_part(teacher.model)
+        of_file = teacher.provider == "local" and Path(teacher.model).expanduser().exists()
+        fields["model"] = _last_part(teacher.model, of_file=of_file)
     return told
 
 
-def _last_part(text: str) -> str:
+def _last_part(text: str, *, of_file: bool) -> str:
     """The name at the end of a path or URL; anything else as it is."""
     _, gguf, place = text.rpartition("gguf:")
-    if "://" in place or place.startswith(("/", ".", "~")):
+    if of_file or "://" in place or place.endswith(".gguf") or place.startswith(("/", ".", "~")):
         return gguf + place.partition("?")[0].rstrip("/").rpartition("/")[2]
     return text

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
 from artifacts import Record, Ref, Store
 from lorapar_core.config import RuntimeConfig
+from lorapar_core.errors import StageFailed
 from lorapar_core.process import thread_count
 from lorapar_core.spec import Spec
 from tasks.action import Action, External, Outcome
@@ -43,12 +47,31 @@ def perform(
         return found
     if action.key is None:
         raise ValueError(f"{action.name} has inputs that nobody has computed")
-    with store.lock(action.key):
+    with store.lock(action.key, waiting=_Waiting(action.name, children, listen)):
         found = look_up(action, store)  # whoever held the lock may have computed it
         if found:
             return found
         record = _compute(action, action.key, store, children, runtime, listen)
     return _outcome(record, action, "computed", record.provenance["seconds"])
+
+
+class _Waiting:
+    """While another run computes the same: says so once, and ends with its own run."""
+
+    after_s = 5.0
+
+    def __init__(self, name: str, children: Children, listen: Listener) -> None:
+        self._name, self._children, self._listen = name, children, listen
+        self._say_at: float | None = time.monotonic() + self.after_s
+
+    def __call__(self) -> None:
+        if self._children.closed:
+            raise StageFailed(f"{self._name}: no longer waited for, the run has ended")
+        if self._say_at and time.monotonic() > self._say_at:
+            self._say_at = None
+            message = "another run is computing this; waiting for it"
+            level = logging.WARNING
+            self._listen({"event": "log", "logger": "lorapar", "level": level, "message": message})
 
 
 def _compute(
@@ -114,6 +137,7 @@ def provenance(action: Action, runtime: RuntimeConfig, *, seconds: float) -> dic
     return {
         "finished_unix": round(time.time(), 3),
         "seconds": round(seconds, 3),
+        "commit": _commit(),
         "host": platform.node(),
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -124,6 +148,18 @@ def provenance(action: Action, runtime: RuntimeConfig, *, seconds: float) -> dic
         "libraries": {name: _version(name) for name in ("lorapar", *_LIBRARIES)},
         "external_inputs": outside,
     }
+
+
+@cache
+def _commit() -> str | None:
+    """The git commit of this checkout, `-dirty` where it was changed; None outside one."""
+    command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    here = Path(__file__).parent
+    try:
+        done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
 
 
 def _version(library: str) -> str | None:

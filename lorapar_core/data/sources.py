@@ -31,7 +31,7 @@ class Source:
 
     kind: Literal["arithmetic", "file", "hub"]
     name: str
-    """`arithmetic`, the file's name, or the hub id."""
+    """`arithmetic`, the hub id, or a file's suffix: a file is named by its content."""
     revision: str = ""
     """Commit of a hub set; empty where it couldn't be found out."""
     config: str = ""
@@ -65,6 +65,11 @@ def has_test(text: str) -> bool:
     return text in _WITH_TEST
 
 
+def is_file(text: str) -> bool:
+    """Whether the source is a file by path, and not a named set, the hub's, or a URL."""
+    return bool(text) and text not in _NAMED and not text.startswith("hub:") and not _is_url(text)
+
+
 def check(text: str) -> None:
     """Refuse a source that can't be, without the network and without reading it.
 
@@ -88,7 +93,8 @@ def locate(
     """The source that `text` (a `data.source` or `data.test_source`) names, and a file's path.
 
     A URL is fetched whole into `download_dir`, anew each time, so that a changed file is noticed.
-    Not `online`, a URL has no path, and a hub set the commit that this machine has, or none.
+    Not `online`, a URL has the path of its last copy, and a hub set the commit that this machine
+    has, or none.
 
     Raises:
         ConfigError: no such named set.
@@ -102,17 +108,19 @@ def locate(
     elif text.startswith("hub:"):
         source, path = Source("hub", _hub_id(text), split=split), None
     elif _is_url(text):
-        source = Source("file", _url_name(text))
-        path = _fetched(text, download_dir) if online else None
+        source = Source("file", suffix(_url_name(text)))
+        path = _fetched(text, download_dir) if online else _fetched_before(text, download_dir)
     else:
         path = _file(text)
-        source = Source("file", path.name)
+        source = Source("file", suffix(path.name))
     if source.kind == "arithmetic":
         return source, None
     if source.kind == "hub":
-        pinned = data.revision if text == data.source else ""
-        commit = pinned or _commit(source.name, download_dir=download_dir, online=online)
-        source = replace(source, revision=commit)
+        wanted = data.revision if text == data.source else ""
+        if not re.fullmatch("[0-9a-f]{40}", wanted):  # a branch moves
+            branch = wanted or "main"
+            wanted = _commit(source.name, branch, download_dir=download_dir, online=online)
+        source = replace(source, revision=wanted)
     if text in _NAMED:  # its shape is known; the recipe's is for the user's own data
         return source, path
     columns = {str(ours): theirs for ours, theirs in data.columns.items()}
@@ -151,10 +159,10 @@ def _hub_id(text: str) -> str:
     return name
 
 
-def _commit(name: str, *, download_dir: Path, online: bool) -> str:
-    """The commit that main names on the hub, or else the one it named when we last asked.
+def _commit(name: str, branch: str, *, download_dir: Path, online: bool) -> str:
+    """The commit that a branch or tag names on the hub, or the one it named when we last asked.
 
-    We note it in `download_dir`: the hub's client does so only for who asks it for main by name.
+    We note it in `download_dir`: the hub's client does so only for who asks it for it by name.
 
     Raises:
         DataError: the hub doesn't know the set, or can't be asked and the set isn't here either.
@@ -162,13 +170,13 @@ def _commit(name: str, *, download_dir: Path, online: bool) -> str:
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import RepositoryNotFoundError
 
-    main = Path(constants.HF_HUB_CACHE) / f"datasets--{name.replace('/', '--')}" / "refs" / "main"
-    noted = download_dir / f"{name.replace('/', '--')}.commit"
-    here = next((file.read_text().strip() for file in (noted, main) if file.is_file()), "")
+    known = Path(constants.HF_HUB_CACHE) / f"datasets--{name.replace('/', '--')}" / "refs" / branch
+    noted = download_dir / f"{f'{name}@{branch}'.replace('/', '--')}.commit"
+    here = next((file.read_text().strip() for file in (noted, known) if file.is_file()), "")
     if not online:
         return here
     try:
-        commit = str(HfApi().dataset_info(name, timeout=10).sha or here)
+        commit = str(HfApi().dataset_info(name, revision=branch, timeout=10).sha or here)
     except RepositoryNotFoundError as error:
         raise DataError(
             f"the hub has no data set {name}, or you need to log in for it; check the id, or "
@@ -191,7 +199,8 @@ def _is_url(text: str) -> bool:
 
 
 def _file(text: str) -> Path:
-    path = Path(unquote(urlsplit(text).path) if text.startswith("file://") else text).expanduser()
+    plain = unquote(urlsplit(text).path) if text.startswith("file://") else text
+    path = Path(os.path.expanduser(plain))  # noqa: PTH111  leaves an unknown ~name as it is
     if path.is_file():
         _require_known(path.name, text)
         return path
@@ -234,12 +243,20 @@ def _require_known(name: str, shown: str) -> None:
         )
 
 
+def _copy_of(url: str, download_dir: Path) -> Path:
+    return download_dir / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{_url_name(url)}"
+
+
+def _fetched_before(url: str, download_dir: Path) -> Path | None:
+    copy = _copy_of(url, download_dir)
+    return copy if copy.is_file() else None
+
+
 def _fetched(url: str, download_dir: Path) -> Path:
-    name = _url_name(url)
     import fsspec
 
     download_dir.mkdir(parents=True, exist_ok=True)
-    target = download_dir / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{name}"
+    target = _copy_of(url, download_dir)
     handle, partial = tempfile.mkstemp(dir=download_dir, prefix=".partial-")
     try:
         with os.fdopen(handle, "wb") as to, fsspec.open(url, "rb") as of:

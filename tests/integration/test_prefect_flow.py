@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -266,4 +265,3 @@ def test_a_deployment_stores_a_recipes_name_and_nothing_else(name: str) -> None:
 def test_our_loggers_are_among_those_that_prefect_sends() -> None:
     settings = (ROOT / "pyproject.toml").read_text()
     assert 'extra_loggers = "lorapar"' in settings
-    assert logging.getLogger("lorapar.store").name.startswith("lorapar")

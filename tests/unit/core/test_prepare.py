@@ -80,7 +80,7 @@ def test_a_test_set_is_held_back_where_there_is_none() -> None:
 
 @pytest.mark.parametrize("count", [0, 50, 60])
 def test_holding_back_none_or_all_is_refused(count: int) -> None:
-    with pytest.raises(DataError, match=r"set has no test set of its own and 50 examples; set"):
+    with pytest.raises(DataError, match=r"data has no test set of its own and 50 examples; set"):
         choose(entries(50), None, data=DataConfig(test_examples=count))
 
 

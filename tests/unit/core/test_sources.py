@@ -21,11 +21,11 @@ SHA = "a" * 40
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The hub answers every question about a commit; the names it was asked for."""
+    """The hub answers every question about a commit; the names and branches it was asked for."""
     asked: list[str] = []
 
-    def commit(name: str, *, download_dir: Path, online: bool) -> str:
-        asked.append(name)
+    def commit(name: str, branch: str, *, download_dir: Path, online: bool) -> str:
+        asked.append(f"{name}@{branch}")
         return SHA if online else ""
 
     monkeypatch.setattr(sources, "_commit", commit)
@@ -58,7 +58,11 @@ def test_any_hub_set(tmp_path: Path, hub: list[str]) -> None:
         "hub", "owner/name", SHA, split="train", shape="prompt_answer", columns={"prompt": "q"}
     )
     assert Source.from_json(json.loads(json.dumps(source.to_json()))) == source
+    assert hub == ["owner/name@main"]
+    # A branch is resolved, for it moves; a commit is what it is.
+    assert found("hub:owner/name", tmp_path, revision="next").revision == SHA
     assert found("hub:owner/name", tmp_path, revision="b" * 40).revision == "b" * 40
+    assert hub == ["owner/name@main", "owner/name@next"]
     # A pinned commit belongs to data.source, not to another test set.
     data = DataConfig(source="gsm8k", revision="b" * 40)
     other, _ = locate("svamp", split="test", data=data, download_dir=tmp_path)
@@ -127,8 +131,8 @@ def test_files(tmp_path: Path) -> None:
             text, split="train", data=DataConfig(source=text), download_dir=tmp_path
         )
         assert at == path
-        # A path is no part of what a source is.
-        assert source == Source("file", "my data.jsonl")
+        # A file is what it holds: neither its path nor its name is part of what a source is.
+        assert source == Source("file", ".jsonl")
 
 
 @pytest.mark.parametrize(
@@ -168,7 +172,7 @@ def test_urls_are_fetched_whole(tmp_path: Path) -> None:
     data = DataConfig(source=url)
     downloads = tmp_path / "downloads"
     source, path = locate(url, split="train", data=data, download_dir=downloads)
-    assert source == Source("file", "a.jsonl")
+    assert source == Source("file", ".jsonl")
     assert path is not None
     assert path.read_bytes() == b'{"a": 1}\n'
     assert path.name.endswith("-a.jsonl")
@@ -186,6 +190,22 @@ def test_a_url_that_fails_leaves_nothing_and_tells_no_secret(tmp_path: Path) -> 
         found(url, tmp_path / "downloads")
     assert "secret" not in str(error.value)
     assert not list((tmp_path / "downloads").iterdir())
+
+
+def test_offline_a_url_is_its_last_copy(tmp_path: Path) -> None:
+    import fsspec
+
+    url = "memory://bucket/copied.jsonl"
+    data = DataConfig(source=url)
+    with fsspec.open(url, "wb") as file:
+        file.write(b'{"a": 1}\n')
+    _, path = locate(url, split="train", data=data, download_dir=tmp_path)
+    with fsspec.open(url, "wb") as file:
+        file.write(b'{"a": 2}\n')
+    _, offline = locate(url, split="train", data=data, download_dir=tmp_path, online=False)
+    assert offline == path
+    assert offline is not None
+    assert offline.read_bytes() == b'{"a": 1}\n'
 
 
 def test_offline_nothing_is_fetched(tmp_path: Path, hub: list[str]) -> None:

@@ -138,6 +138,13 @@ def test_composition_loads_nothing_heavy() -> None:
     assert not loaded.intersection(SLOW)
 
 
+def test_the_prefect_flow_loads_nothing_heavy() -> None:
+    """`prefect.server` aside, which Prefect's own client imports."""
+    loaded = loaded_by("import flows.deployed, flows.inspect_store, flows.demo")
+    assert "flows.deployed" in loaded
+    assert not loaded.intersection(HEAVY)
+
+
 def test_lorapar_run_needs_no_prefect() -> None:
     """Only `flows.deployed` does: `lorapar run` composes the same stages without the engine."""
     names = [

@@ -269,8 +269,7 @@ def test_a_remote_teachers_votes_do_not_hang_on_the_local_model(
     assert {"initialize", "sft"} <= again
 
 
-def test_more_examples_ask_about_the_new_shards_only(model: Path) -> None:
-    """The examples come in the same order, so the shards that were full are as they were."""
+def test_another_shard_size_cuts_the_votes_anew(model: Path) -> None:
     small, large = ({"voting": {"shard_size": size}} for size in (24, 8))
     names = {name for name in keys_of(model, large) if name.startswith("vote[first/")}
     assert names == {"vote[first/0]", "vote[first/1]", "vote[first/2]"}
