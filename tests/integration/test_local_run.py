@@ -246,6 +246,16 @@ def test_a_corrupt_object_is_set_aside_and_made_again_in_the_same_run(copy: Comp
     assert Store.open(copy.store).verify().ok
 
 
+def test_what_only_the_summary_reads_is_made_again_in_the_same_run(copy: Computed) -> None:
+    metrics = artifact(copy, "evaluate[sft]/metrics.json")
+    flip(object_path(copy, metrics.digest))
+    done = run(copy.recipe, copy.store)
+    assert done.code == 0, done.error
+    assert done.actions("computed") == {"evaluate[sft]"}
+    assert done.summary["metrics"] == copy.summary["metrics"]
+    assert Store.open(copy.store).verify().ok
+
+
 def test_a_deleted_object_is_made_again(copy: Computed) -> None:
     object_path(copy, artifact(copy, "partition/regions.json").digest).unlink()
     done = run(copy.recipe, copy.store)

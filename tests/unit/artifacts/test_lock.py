@@ -4,6 +4,8 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
+
 from artifacts import Store
 from artifacts.lock import locked
 
@@ -56,6 +58,39 @@ def test_a_deleted_lock_file_does_not_let_two_in(tmp_path: Path) -> None:
     waiter.join()
     assert entered.is_set()
     assert path.exists()
+
+
+def test_a_waiter_is_called_while_it_waits_and_may_give_up(tmp_path: Path) -> None:
+    calls = []
+
+    def once() -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            raise TimeoutError
+
+    with locked(tmp_path / "lock", waiting=once):  # free: nobody waits
+        assert calls == []
+        with pytest.raises(TimeoutError), locked(tmp_path / "lock", waiting=once):
+            pass
+    assert len(calls) == 3
+    with locked(tmp_path / "lock", waiting=once):  # who gave up holds nothing
+        pass
+
+
+def test_a_waiter_gets_the_lock_when_it_is_free(tmp_path: Path) -> None:
+    waited, entered = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        with locked(tmp_path / "lock", waiting=waited.set):
+            entered.set()
+
+    with locked(tmp_path / "lock"):
+        waiter = threading.Thread(target=wait)
+        waiter.start()
+        assert waited.wait(10)
+        assert not entered.is_set()
+    waiter.join(10)
+    assert entered.is_set()
 
 
 def test_keys_do_not_block_each_other(store: Store) -> None:

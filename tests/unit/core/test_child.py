@@ -274,6 +274,41 @@ def test_closing_ends_a_child_at_work(stages: Path, tmp_path: Path) -> None:
     assert not thread.is_alive()
     assert not alive(pid)
     assert "was killed by signal 9" in str(failed[0])
+    assert "out of memory" not in str(failed[0]), "it was us"
+
+
+def test_nothing_starts_once_the_run_has_ended(stages: Path, tmp_path: Path) -> None:
+    """Not for those who waited for a place either: their run would outlive its end."""
+    import threading
+
+    children = Children(RuntimeConfig.model_validate({**RUNTIME, "children": 1}))
+    failed: list[StageFailed] = []
+    _, listen = heard()
+
+    def work(how: str) -> None:
+        try:
+            out = empty(tmp_path / how)
+            children.run(sleeper(tmp_path, how), out, place="device", listen=listen)
+        except StageFailed as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=work, args=("sleep",))]
+    threads[0].start()
+    wait_for(tmp_path / "sleep" / "written")
+    threads.append(threading.Thread(target=work, args=("work",)))
+    threads[1].start()
+    assert not children.closed
+    children.close()
+    for thread in threads:
+        thread.join(10)
+        assert not thread.is_alive()
+    assert children.closed
+    assert sorted(str(error) for error in failed)[0] == "not started: the run has ended"
+    assert len(failed) == 2
+    assert not (tmp_path / "work" / "written").exists()
+    for place in ("device", "network"):
+        with pytest.raises(StageFailed, match="not started: the run has ended"):
+            children.run(sleeper(tmp_path, "work"), tmp_path, place=place, listen=listen)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")

@@ -6,6 +6,7 @@ import hashlib
 import json
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,21 @@ def test_the_same_rows_give_the_same_bytes(
     run(spec_for(tiny_tokenizer, tmp_path, shuffled), tmp_path / "two")
     for name in (*FILES, "summary.json"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_a_file_that_changed_since_the_run_began_is_refused(
+    tiny_tokenizer: Path, tmp_path: Path, files: dict[str, Path]
+) -> None:
+    """Its key names the former content: the new one must not be stored under it."""
+    digests = {role: hashlib.sha256(path.read_bytes()).hexdigest() for role, path in files.items()}
+    spec = replace(spec_for(tiny_tokenizer, tmp_path, files), digests=digests)
+    run(spec, tmp_path / "out")
+    with files["test"].open("a") as file:
+        file.write(json.dumps({"question": "one more", "answer": "#### 1"}) + "\n")
+    (tmp_path / "again").mkdir()
+    with pytest.raises(DataError, match=r"test\.jsonl was changed while the run read it"):
+        prepare.run(spec, tmp_path / "again")
+    assert list((tmp_path / "again").iterdir()) == []
 
 
 def test_another_test_set_leaves_training_alone(

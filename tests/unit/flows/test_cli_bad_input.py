@@ -17,6 +17,9 @@ from pathlib import Path
 import pytest
 from tiny_recipe import write_tiny_recipe
 
+from artifacts import Store
+from flows import cli
+
 ROOT = Path(__file__).parents[3]
 HEAVY = ("torch", "transformers", "trl", "peft", "datasets", "litellm", "prefect")
 PROGRAM = f"""
@@ -63,6 +66,13 @@ CHANGES = [
     ("data.source=s3://bucket/a.txt", "unknown kind of file"),
     ("data.test_source=/no/such.csv", "/no/such.csv: no such file"),
     ("data.source=hub:a b", "names no hub data set"),
+    ("data.source=~nobody-of-that-name/a.csv", "~nobody-of-that-name/a.csv: no such file"),
+    ("model.base=~nobody-of-that-name/x", "model '~nobody-of-that-name/x' is no directory"),
+    ("recipe.seed=2024-13-01", "value '2024-13-01' can't be read as YAML"),
+    (
+        "teachers=[{name: a, provider: local, model: nobody/absent-teacher}]",
+        "model 'nobody/absent-teacher' is not on this machine",
+    ),
     (
         "teachers=[{name: far, model: openai/gpt-4o-mini, api_key_env: NO_SUCH_KEY}]",
         "teacher 'far' takes its key from the environment variable NO_SUCH_KEY, which is not set",
@@ -86,14 +96,17 @@ ARGUMENTS = [
     (["run", "RECIPE", "--store", "file://host/x"], "names the host 'host'"),
     (["run", "RECIPE", "--store", "FILE"], "a-file cannot be written (Not a directory)"),
     (["run", "RECIPE", "--store", "FILE/in/it"], "cannot be written (Not a directory)"),
+    (["run", "RECIPE", "--store", "BROKEN"], "broken cannot be written (File exists)"),
     (["run", "RECIPE", "--store", "/proc/store"], "store /proc/store cannot be written"),
     (
         ["artifacts", "show", "abc", "--store", "HOME"],
         "'abc' is too short: give at least 6 characters",
     ),
     (["artifacts", "export", "abcdef", "HOME/out", "--store", "HOME"], "names an object 'abcdef'"),
+    (["artifacts", "verify", "--store", "HOME"], "there is no store at"),
+    (["plan", "HALF"], "half.yaml can't be read as YAML"),
 ]
-"""Whole command (RECIPE, FILE and HOME stand for paths), and what the line must say."""
+"""Whole command (words in capitals stand for paths), and what the line must say."""
 GOOD = ["plan", "RECIPE", "--json", "--store", "HOME/store"]
 
 
@@ -111,10 +124,15 @@ def answers(tmp_path_factory: pytest.TempPathFactory, home: Path) -> dict[str, A
     for name in ("config.json", "tokenizer.json", "model.safetensors"):
         (model / name).write_text("{}")
     file.write_text("not a folder\n")
-    recipe = write_tiny_recipe(folder / "tiny.yaml", model)
+    half, broken = folder / "half.yaml", folder / "broken"
+    half.write_text("partition: {theta: [")
+    broken.mkdir()
+    (broken / "cas").write_text("a file where the store has a folder\n")
+    paths = {"HALF": half, "BROKEN": broken, "FILE": file, "HOME": home}
+    paths["RECIPE"] = write_tiny_recipe(folder / "tiny.yaml", model)
 
     def command(words: Sequence[str]) -> list[str]:
-        for name, path in (("RECIPE", recipe), ("FILE", file), ("HOME", home)):
+        for name, path in paths.items():
             words = [word.replace(name, str(path)) for word in words]
         return list(words)
 
@@ -168,6 +186,28 @@ def test_good_input_passes_the_same_checks(answers: dict[str, Answer]) -> None:
 def test_nothing_was_done(answers: dict[str, Answer], home: Path) -> None:
     assert answers
     assert [path for path in home.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("port", ["0", "-1", "65536", "http", "²"])
+def test_what_is_no_port_is_refused(port: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["up", f"--port={port}"])
+    assert ended.value.code == 2
+    assert f"{port!r} is no port; give a number from 1 to 65535" in capsys.readouterr().err
+
+
+def test_what_the_system_refuses_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", "/somebody/else")
+
+    monkeypatch.setattr(Store, "open", refuse)
+    assert cli.main(["artifacts", "ls"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("lorapar: PermissionError: ")
+    assert "Permission denied: '/somebody/else'" in said
+    assert len(said.splitlines()) == 1
 
 
 def test_the_command_ends_with_that_code(home: Path) -> None:

@@ -183,11 +183,13 @@ def test_an_absent_base_is_named_and_votes_are_counted(
     planned = json.loads(capsys.readouterr().out)
     assert planned["absent"] == [recipe.model.base]
     assert planned["votes"] == 7473 * len(recipe.teachers), "GSM8K's training set, as an estimate"
+    assert planned["votes_exact"] is False
     assert planned["cost_usd"] is None
 
     assert cli.main(["plan", name]) == 0
     said = capsys.readouterr().out
     assert f"absent on this machine: {recipe.model.base}; a run downloads it" in said
+    assert f"votes to buy: about {planned['votes']} (cost unknown)" in said
     assert "not set: OPENAI_API_KEY" in said
 
 
@@ -276,6 +278,16 @@ def test_a_recipe_file_is_named_after_itself(tmp_path: Path) -> None:
     file = tmp_path / "my-own.yaml"
     file.write_text(yaml.safe_dump({"teachers": [TEACHER]}))
     assert load_recipe(file, recipes=RECIPES).name == "my-own"
+
+
+@pytest.mark.parametrize(
+    ("stem", "name"),
+    [("my recipe", "my-recipe"), ("θ = 0.5!", "0.5"), ("é", "recipe"), ("x" * 90, "x" * 64)],
+)
+def test_a_file_whose_name_is_no_name_gets_one(tmp_path: Path, stem: str, name: str) -> None:
+    file = tmp_path / f"{stem}.yaml"
+    file.write_text(yaml.safe_dump({"teachers": [TEACHER]}))
+    assert load_recipe(file, recipes=RECIPES).name == name
 
 
 def sections() -> Iterator[type[Section]]:

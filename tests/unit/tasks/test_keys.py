@@ -338,6 +338,22 @@ def test_a_relative_path_and_an_absolute_one_are_the_same_file(
     assert changed(near, far) == set()
 
 
+def test_a_relative_test_set_is_the_same_in_the_report(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page tells the file's name, and where it lies is nobody's business."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "mine.csv").write_text("prompt,answer\n1 + 1?,2\n")
+    monkeypatch.chdir(tmp_path)
+    told = {
+        source: actions_of(model, {"data": {"test_source": source}})["report"].config
+        for source in ("folder/mine.csv", "./folder/mine.csv", str(tmp_path / "folder/mine.csv"))
+    }
+    assert {config["recipe"]["data"]["test_source"] for config in told.values()} == {"mine.csv"}
+    hub = actions_of(model, {"data": {"test_source": "hub:owner/name"}})["report"].config
+    assert hub["recipe"]["data"]["test_source"] == "hub:owner/name"
+
+
 def values(thing: Any) -> Iterator[Any]:
     if isinstance(thing, Mapping):
         for key, value in thing.items():

@@ -1,0 +1,119 @@
+"""One action in the store: who waits for it, and what its record tells."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from artifacts import Store
+from lorapar_core.config import RuntimeConfig
+from lorapar_core.errors import StageFailed
+from tasks import stage
+from tasks.action import Action, External
+from tasks.children import Children
+from tasks.stage import perform, provenance
+
+RUNTIME = RuntimeConfig(device="cpu", threads=1)
+ACTION = Action("dequantize", "dequantize", config={}, inputs={"gguf": External("a" * 64, None)})
+
+
+class Waiting(threading.Thread):
+    """A run that wants the action, and everything it says."""
+
+    def __init__(self, store: Store, children: Children) -> None:
+        super().__init__()
+        self.said: list[Mapping[str, Any]] = []
+        self.heard = threading.Event()
+        self.ended: object = None
+        self._given = {"store": store, "children": children}
+
+    def run(self) -> None:
+        try:
+            self.ended = perform(ACTION, runtime=RUNTIME, listen=self._listen, **self._given)
+        except StageFailed as error:
+            self.ended = error
+
+    def _listen(self, event: Mapping[str, Any]) -> None:
+        self.said.append(event)
+        self.heard.set()
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.setattr(stage._Waiting, "after_s", 0.2)
+    return Store.open(tmp_path / "store")
+
+
+def test_a_run_says_once_that_it_waits_for_another_and_takes_what_that_made(store: Store) -> None:
+    assert ACTION.key
+    with Children(RUNTIME) as children:
+        waiting = Waiting(store, children)
+        with store.lock(ACTION.key):
+            waiting.start()
+            assert waiting.heard.wait(10)
+            out = store.scratch(ACTION.key) / "out"
+            out.mkdir()
+            (out / "base").write_text("what the other run made")
+            store.publish(
+                out,
+                key=ACTION.key,
+                stage=ACTION.stage,
+                name=ACTION.name,
+                version=ACTION.version,
+                config={},
+                inputs={"gguf": "a" * 64},
+                provenance={},
+            )
+        waiting.join(10)
+    assert [event["message"] for event in waiting.said] == [
+        "another run is computing this; waiting for it"
+    ]
+    assert getattr(waiting.ended, "action", waiting.ended) == "cached"
+
+
+def test_who_waits_ends_with_its_own_run(store: Store) -> None:
+    """And not with the other, which may take hours."""
+    assert ACTION.key
+    children = Children(RUNTIME)
+    waiting = Waiting(store, children)
+    with store.lock(ACTION.key):
+        waiting.start()
+        assert waiting.heard.wait(10)
+        children.close()
+        waiting.join(10)
+        assert not waiting.is_alive()
+    assert str(waiting.ended) == "dequantize: no longer waited for, the run has ended"
+
+
+def test_a_record_tells_the_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = tmp_path / "checkout" / "tasks"
+    copy.mkdir(parents=True)
+    module = shutil.copy(stage.__file__, copy)
+
+    def told() -> Any:
+        stage._commit.cache_clear()
+        return provenance(ACTION, RUNTIME, seconds=1.0)["commit"]
+
+    def git(*words: str) -> str:
+        command = ["git", "-c", "user.name=a", "-c", "user.email=a@b", *words]
+        done = subprocess.run(command, cwd=copy, check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    monkeypatch.setattr(stage, "__file__", str(module))
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    try:
+        assert told() is None, "outside a checkout"
+        git("init", "-q")
+        git("add", ".")
+        git("commit", "-qm", "first")
+        assert told() == git("rev-parse", "HEAD")
+        Path(module).write_text("changed")
+        assert told() == git("rev-parse", "HEAD") + "-dirty"
+    finally:
+        stage._commit.cache_clear()
