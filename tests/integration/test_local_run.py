@@ -251,7 +251,9 @@ def test_what_only_the_summary_reads_is_made_again_in_the_same_run(copy: Compute
     flip(object_path(copy, metrics.digest))
     done = run(copy.recipe, copy.store)
     assert done.code == 0, done.error
-    assert done.actions("computed") == {"evaluate[sft]"}
+    # Whichever the pipeline comes to first of those that came to these very figures.
+    (computed,) = done.actions("computed")
+    assert computed.startswith("evaluate[")
     assert done.summary["metrics"] == copy.summary["metrics"]
     assert Store.open(copy.store).verify().ok
 
