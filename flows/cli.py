@@ -36,9 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output went away (`lorapar … | head`)
         sys.stderr.close()
         return 0
-    except OSError as error:
-        print(f"lorapar: {type(error).__name__}: {error}; see to the permissions", file=sys.stderr)
+    except PermissionError as error:
+        print(f"lorapar: {error}; see to the permissions", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"lorapar: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("lorapar: stopped; what is finished is kept", file=sys.stderr)
         return 130

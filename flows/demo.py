@@ -23,14 +23,18 @@ from lorapar_core.errors import LoraparError, StageFailed
 def main() -> int:
     """Run the demo; returns the exit code."""
     for number in (signal.SIGTERM, signal.SIGHUP):  # so that what was started is stopped
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup asks
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
     started = time.monotonic()
     server, worker = service.running("server"), service.running("worker")
     port = server.port if server else _port()
+    url = f"http://127.0.0.1:{port}"
+    tag = f"demo-{uuid.uuid4().hex}"  # by which the run is found again
+    summary = None
     try:
         store = Store.open()
         service.up(port=port)
-        summary = _run(f"http://127.0.0.1:{port}", store)
+        summary = _run(url, tag, store)
     except (LoraparError, StoreError) as error:
         print(f"lorapar: {error}", file=sys.stderr)
         return 1
@@ -40,13 +44,15 @@ def main() -> int:
     finally:
         if server is None:
             service.down()
-        elif worker is None and (own := service.running("worker")):
-            service.stop(own)
+        elif worker is None:
+            service.stop_worker()
+        elif summary is None:
+            _cancel(url, tag)
     print(f"\n{stage_table(summary)}\n\n{accuracy_table(summary)}\n")
     print(f"report   {summary['report']}")
     print(f"adapter  {summary['adapter']}")
     elsewhere = "" if port == service.PORT else f" --port {port}"
-    print(f"UI       .venv/bin/lorapar up{elsewhere}, then open http://127.0.0.1:{port}")
+    print(f"UI       .venv/bin/lorapar up{elsewhere}, then open {url}")
     print(f"\nthe demo took {time.monotonic() - started:.0f} s")
     return 0
 
@@ -60,21 +66,33 @@ def _port() -> int:
     return service.free_port() if taken else service.PORT
 
 
-def _run(url: str, store: Store) -> Mapping[str, Any]:
+def _run(url: str, tag: str, store: Store) -> Mapping[str, Any]:
     """Run the deployment; returns the summary that the flow left in the store.
 
     Raises:
-        StageFailed: it left none.
+        StageFailed: the flow didn't end well.
     """
-    tag = f"demo-{uuid.uuid4().hex}"  # by which the run is found again
     command = service.prefect("deployment", "run", "lorapar/demo", "--watch", "--tag", tag)
     subprocess.run(command, cwd=ROOT, env=service.environment(url), check=False)
-    found = service.post(f"{url}/api/flow_runs/filter", flow_runs={"tags": {"all_": [tag]}})
-    documents = dict(store.runs())
-    summaries = [documents[run["id"]] for run in found if run["id"] in documents]
+    completed = [run["id"] for run in _runs(url, tag) if run["state_type"] == "COMPLETED"]
+    summaries = [document for name, document in store.runs() if name in completed]
     if not summaries:
         raise StageFailed(f"the demo failed; {state_directory() / 'worker.log'} says why")
     return summaries[0]
+
+
+def _runs(url: str, tag: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = service.post(
+        f"{url}/api/flow_runs/filter", flow_runs={"tags": {"all_": [tag]}}
+    )
+    return found
+
+
+def _cancel(url: str, tag: str) -> None:
+    """Have a worker that isn't ours end the run that nobody waits for any more."""
+    for run in _runs(url, tag):
+        if run["state_type"] in ("SCHEDULED", "PENDING", "RUNNING"):
+            service.post(f"{url}/api/flow_runs/{run['id']}/set_state", state={"type": "CANCELLING"})
 
 
 if __name__ == "__main__":

@@ -171,7 +171,11 @@ def _fetch_models(recipe: Recipe) -> None:
         ModelError: one can't be found or downloaded.
     """
     wanted = {(recipe.model.base, recipe.model.revision)}
-    wanted |= {(t.model, t.revision) for t in recipe.teachers if t.provider == "local" and t.model}
+    wanted |= {
+        (t.model, t.revision)
+        for t in recipe.teachers
+        if t.provider == "local" and not _is_base(t, recipe)
+    }
     for model, revision in sorted(wanted):
         fetch(locate(model, revision), model=model, revision=revision)
 
@@ -257,12 +261,16 @@ def _voter(run: _Run, recipe: Recipe, teacher: TeacherConfig, model: Model) -> M
     """A local teacher's model: the base itself, or its own."""
     if teacher.provider != "local":
         return None
-    base = recipe.model
-    if not teacher.model or (
-        teacher.model == base.base and teacher.revision in ("", base.revision)
-    ):
+    if _is_base(teacher, recipe):
         return model
     return _model(run, teacher.model, teacher.revision, label=teacher.name)
+
+
+def _is_base(teacher: TeacherConfig, recipe: Recipe) -> bool:
+    """Whether a local teacher is the base model itself."""
+    base = recipe.model
+    same = teacher.model == base.base and teacher.revision in ("", base.revision)
+    return same or not teacher.model
 
 
 def _require_examples(recipe: Recipe, counts: Mapping[str, int]) -> None:

@@ -13,6 +13,6 @@ RECIPES = DEPLOYMENTS / "recipes"
 def state_directory() -> Path:
     """Logs and process numbers of `lorapar up`: $LORAPAR_HOME, else ~/.local/state/lorapar."""
     if home := os.environ.get("LORAPAR_HOME"):
-        return Path(home).expanduser().absolute()
+        return Path(os.path.expanduser(home)).resolve()  # noqa: PTH111  takes an unknown ~name
     base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(base).absolute() / "lorapar"
+    return Path(base).resolve() / "lorapar"

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -43,7 +42,15 @@ Say = Callable[[str], None]
 
 
 class ServiceError(LoraparError):
-    """The server or the worker can't be started."""
+    """The server or the worker can't be started, or the server doesn't answer."""
+
+
+class Refused(ServiceError):
+    """The server answered that it won't."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +114,7 @@ def up(*, port: int, say: Say = print) -> int:
                 "stop it with `lorapar down`"
             )
         say(f"{where}; it is started anew")
-        stop(worker)
+        stop_worker(say=say)
         worker = None
     if worker is None:
         _start_worker(state, url, server.port, say)
@@ -124,21 +131,35 @@ def down(*, say: Say = print) -> int:
 
     Runs first, and while the server listens: so they end *Crashed*, and can be retried.
     """
+    stop_worker(say=say)
+    _stop_daemon("server", say)
+    left = [p for p in psutil.process_iter() if p.pid != os.getpid() and _is_ours(p)]
+    if left:
+        _end(left)
+        say(f"processes left behind stopped: {len(left)}")
+    return 0
+
+
+def stop_worker(*, say: Say = print) -> None:
+    """Stop the runs under way, and then the worker."""
     server = running("server")
     under_way = _runs()
     if server and under_way:
-        _stop_all(under_way, say, "runs stopped")
-        with suppress(ServiceError, urllib.error.HTTPError):  # it is to be stopped anyway
+        _end(under_way)
+        say(f"runs stopped: {len(under_way)}")
+        with suppress(ServiceError):  # who stops a run needn't hear how it ended
             _await_reported(f"http://127.0.0.1:{server.port}")
-    for name in ("worker", "server"):
-        daemon = running(name)
-        if daemon:
-            stop(daemon)
-            say(f"stopped the {name}")
-        (state_directory() / f"{name}.json").unlink(missing_ok=True)
-    left = [p for p in psutil.process_iter() if p.pid != os.getpid() and _is_ours(p)]
-    _stop_all(left, say, "processes left behind stopped")
-    return 0
+    _stop_daemon("worker", say)
+
+
+def _stop_daemon(name: str, say: Say) -> None:
+    daemon = running(name)
+    process = daemon and daemon.process()
+    if process:
+        with suppress(psutil.NoSuchProcess):
+            _end([process, *process.children(recursive=True)], polite=1)
+        say(f"stopped the {name}")
+    (state_directory() / f"{name}.json").unlink(missing_ok=True)
 
 
 def _runs() -> list[psutil.Process]:
@@ -161,16 +182,16 @@ def _command(process: psutil.Process) -> list[str]:
         return []
 
 
-def _stop_all(processes: list[psutil.Process], say: Say, what: str) -> None:
-    for process in processes:
+def _end(processes: list[psutil.Process], *, polite: int | None = None) -> None:
+    """Ask the first `polite` of them (or all) to end, and kill what is left after `STOP_S`."""
+    for process in processes[:polite]:
         with suppress(psutil.NoSuchProcess):
             process.terminate()
     _, alive = psutil.wait_procs(processes, timeout=STOP_S)
     for left in alive:
         with suppress(psutil.NoSuchProcess):
             left.kill()
-    if processes:
-        say(f"{what}: {len(processes)}")
+    psutil.wait_procs(alive, timeout=STOP_S)
 
 
 def status(*, say: Say = print) -> int:
@@ -193,26 +214,13 @@ def running(name: str) -> Daemon | None:
     return daemon if daemon.process() else None
 
 
-def stop(daemon: Daemon) -> None:
-    """End a daemon and everything it started, politely first."""
-    process = daemon.process()
-    if process is None:
-        return
-    with suppress(psutil.NoSuchProcess):
-        family = [*process.children(recursive=True), process]
-        process.send_signal(signal.SIGTERM)
-        _, alive = psutil.wait_procs(family, timeout=STOP_S)
-        for left in alive:
-            left.kill()
-        psutil.wait_procs(alive, timeout=STOP_S)
-
-
 def environment(url: str) -> dict[str, str]:
     """What a Prefect process of ours is told."""
     state = state_directory()
     database = state / "prefect.db"
-    excepted = (os.environ.get("NO_PROXY"), os.environ.get("no_proxy"), "127.0.0.1,localhost")
-    direct = ",".join(filter(None, excepted))
+    excepted = [text for name in ("NO_PROXY", "no_proxy") if (text := os.environ.get(name))]
+    # "*" counts only where it stands alone.
+    direct = "*" if "*" in excepted else ",".join([*excepted, "127.0.0.1", "localhost"])
     return {
         **os.environ,
         MARK: str(state),
@@ -300,6 +308,9 @@ def _start(
         )
     daemon = Daemon(name, process.pid, port, variables[VARIABLE])
     (state / f"{name}.json").write_text(json.dumps(asdict(daemon)) + "\n")
+    deadline = time.monotonic() + STOP_S
+    while process.poll() is None and daemon.process() is None and time.monotonic() < deadline:
+        time.sleep(0.01)  # a process that has just started has no environment yet
     return daemon
 
 
@@ -322,16 +333,16 @@ def _create_pool(url: str) -> None:
     """Make the work pool; the worker fills in its job template."""
     try:
         post(f"{url}/api/work_pools/", name=POOL, type="process")
-    except urllib.error.HTTPError as error:
-        if error.code != 409:  # it is there already
-            raise ServiceError(f"work pool {POOL!r} can't be made: {error}") from error
+    except Refused as error:
+        if error.status != 409:  # it is there already
+            raise
 
 
 def post(url: str, **body: Any) -> Any:
     """The server's answer.
 
     Raises:
-        HTTPError: it refuses.
+        Refused: it refuses.
         ServiceError: it doesn't answer.
     """
     request = urllib.request.Request(
@@ -340,8 +351,9 @@ def post(url: str, **body: Any) -> Any:
     try:
         with _LOCAL.open(request, timeout=30) as answer:
             return json.load(answer)
-    except urllib.error.HTTPError:
-        raise
+    except urllib.error.HTTPError as error:
+        said = error.read().decode(errors="replace")[:200]
+        raise Refused(f"the Prefect server refuses {url}: {error} {said}", error.code) from error
     except OSError as error:
         raise ServiceError(f"the Prefect server at {url} doesn't answer: {error}") from error
 

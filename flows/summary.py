@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from artifacts import Ref, Store
+from artifacts.durable import write_whole
 from flows.pipeline import Result
 from lorapar_core.config import Recipe
 from tasks.action import Input
@@ -45,22 +47,27 @@ def _ref(value: Input) -> Ref:
     return value
 
 
-def _with_suffix(store: Store, ref: Ref, suffix: str) -> Any:
+def _with_suffix(store: Store, ref: Ref, suffix: str) -> Path:
     """A name that a browser opens: objects themselves have none."""
     source = store.path(ref)
     page = store.root / "runs" / f"{ref.digest[:16]}{suffix}"
-    if not page.exists() or page.stat().st_size != ref.size:  # a kill may have left half of it
-        page.parent.mkdir(exist_ok=True)
-        page.write_bytes(source.read_bytes())
+    if not page.exists():
+        write_whole(page, source.read_bytes(), tmp=store.root / "tmp")
     return page
 
 
 def stage_table(summary: Mapping[str, Any]) -> str:
-    """Stage, cached or computed, seconds, and the digest of its first artifact."""
+    """Stage, cached or computed, seconds, and the digest of its first artifact that is no log: a
+    log holds times, and differs from run to run."""
     rows = []
     for name, stage in summary["stages"].items():
         digest = next(
-            (d for role, d in summary["artifacts"].items() if role.startswith(f"{name}/")), ""
+            (
+                digest
+                for role, digest in summary["artifacts"].items()
+                if role.startswith(f"{name}/") and "_log." not in role
+            ),
+            "",
         )
         rows.append((name, stage["action"], f"{stage['seconds']:.1f}", digest[:12]))
     return table(("stage", "action", "seconds", "artifact"), rows)

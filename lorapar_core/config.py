@@ -46,8 +46,8 @@ class ModelConfig(Section):
     """Hub id, local directory, `gguf:PATH`, or `gguf:DISTRIBUTION` (the one .gguf of an installed
     package)."""
     revision: str = ""
-    """Commit of the hub id; empty takes the commit that `main` names on this machine, or on the
-    hub."""
+    """Commit, branch or tag of the hub id; empty takes the commit that `main` names on this
+    machine, or on the hub."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Type of the frozen base weights. LoRA weights are always float32."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
@@ -66,7 +66,7 @@ class DataConfig(Section):
     """Where test problems come from, written like `source`; empty takes the source's own test set,
     or, where it has none, holds `test_examples` back from the source."""
     revision: str = ""
-    """Commit of a hub data set; empty takes the newest."""
+    """Commit, branch or tag of a hub data set; empty takes the newest commit."""
     shape: Literal["auto", "prompt_answer", "alpaca", "messages"] = "auto"
     """How a row tells its prompt and answer; `auto` looks at the field names."""
     columns: dict[Literal["prompt", "answer", "context", "messages"], str] = Field(

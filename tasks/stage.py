@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -98,6 +97,7 @@ def _compute(
         digests=digests,
         site=action.site,
     )
+    commit = code_commit()  # before it runs: the files may be edited meanwhile
     seconds = children.run(spec, out, place=action.place, listen=listen)
     record = store.publish(
         out,
@@ -107,7 +107,7 @@ def _compute(
         version=action.version,
         config=action.config,
         inputs=digests,
-        provenance=provenance(action, runtime, seconds=seconds),
+        provenance=provenance(action, runtime, seconds=seconds, commit=commit),
     )
     shutil.rmtree(scratch, ignore_errors=True)
     return record
@@ -127,7 +127,9 @@ def _outcome(
     return Outcome(action.name, action.stage, record.key, how, seconds, record.outputs)
 
 
-def provenance(action: Action, runtime: RuntimeConfig, *, seconds: float) -> dict[str, Any]:
+def provenance(
+    action: Action, runtime: RuntimeConfig, *, seconds: float, commit: str | None
+) -> dict[str, Any]:
     """Where, when and with what a record was made; part of no key."""
     outside = {
         role: str(value.path)
@@ -137,7 +139,7 @@ def provenance(action: Action, runtime: RuntimeConfig, *, seconds: float) -> dic
     return {
         "finished_unix": round(time.time(), 3),
         "seconds": round(seconds, 3),
-        "commit": _commit(),
+        "commit": commit,
         "host": platform.node(),
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -150,13 +152,14 @@ def provenance(action: Action, runtime: RuntimeConfig, *, seconds: float) -> dic
     }
 
 
-@cache
-def _commit() -> str | None:
+def code_commit() -> str | None:
     """The git commit of this checkout, `-dirty` where it was changed; None outside one."""
+    root = Path(__file__).parents[1]
+    if not (root / ".git").exists():  # it may lie in somebody else's
+        return None
     command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
-    here = Path(__file__).parent
     try:
-        done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()

@@ -1,8 +1,8 @@
 """Where examples come from: our own problems, a file, or a data set on the Hugging Face hub.
 
-A `Source` is identity: it goes into the action key, so it holds a file's name, never its path (the
-file's content is an input, keyed by digest), and a hub set's commit. Light to import: the parent
-process locates sources, a child reads them.
+A `Source` is identity: it goes into the action key, so it holds a hub set's commit, and of a file
+only its suffix: its content is an input, keyed by digest, and its name and path are nobody's
+business. Light to import: the parent process locates sources, a child reads them.
 """
 
 from __future__ import annotations
@@ -165,10 +165,11 @@ def _commit(name: str, branch: str, *, download_dir: Path, online: bool) -> str:
     We note it in `download_dir`: the hub's client does so only for who asks it for it by name.
 
     Raises:
-        DataError: the hub doesn't know the set, or can't be asked and the set isn't here either.
+        DataError: the hub doesn't know the set or the branch, or can't be asked and the set isn't
+            here either.
     """
     from huggingface_hub import HfApi, constants
-    from huggingface_hub.errors import RepositoryNotFoundError
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     known = Path(constants.HF_HUB_CACHE) / f"datasets--{name.replace('/', '--')}" / "refs" / branch
     noted = download_dir / f"{f'{name}@{branch}'.replace('/', '--')}.commit"
@@ -181,6 +182,10 @@ def _commit(name: str, branch: str, *, download_dir: Path, online: bool) -> str:
         raise DataError(
             f"the hub has no data set {name}, or you need to log in for it; check the id, or "
             "run `hf auth login`"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise DataError(
+            f"data set {name} has no branch, tag or commit {branch!r}; check data.revision"
         ) from error
     except Exception as error:
         if here:

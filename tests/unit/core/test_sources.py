@@ -105,6 +105,24 @@ def test_a_commit_once_known_stays_known(tmp_path: Path, monkeypatch: pytest.Mon
     assert [commit(online=online) for online in (True, False, True)] == [SHA] * 3
 
 
+def test_a_branch_that_is_not_there_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And is not taken for a missing network, nor for the commit it once had."""
+    import httpx
+    import huggingface_hub
+    from huggingface_hub.errors import RevisionNotFoundError
+
+    def info(self: Any, name: str, **_: Any) -> Any:
+        answer = httpx.Response(404, request=httpx.Request("GET", "https://hf.co"))
+        raise RevisionNotFoundError("404", response=answer)
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", info)
+    (tmp_path / "openai--gsm8k@mian.commit").write_text(SHA)
+    with pytest.raises(DataError, match="openai/gsm8k has no branch, tag or commit 'mian'"):
+        found("gsm8k", tmp_path, revision="mian")
+
+
 def test_a_hub_that_can_not_be_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
     from huggingface_hub import constants

@@ -338,6 +338,22 @@ def test_a_relative_path_and_an_absolute_one_are_the_same_file(
     assert changed(near, far) == set()
 
 
+def test_a_new_name_asks_teachers_again_only_where_their_prompt_tells_it(
+    model: Path, tmp_path: Path
+) -> None:
+    renamed = write_model(tmp_path / "another-name")
+    assert changed(keys_of(model), keys_of(renamed)) == {"report"}
+    untold = {"voting": {"target": ""}}
+    assert changed(keys_of(model, untold), keys_of(renamed, untold)) == {*VOTES, "report"}
+
+    def keys(name: str) -> dict[str, str | None]:
+        file = tmp_path / name
+        file.write_text('{"prompt": "1 + 1?", "answer": "2"}\n')
+        return keys_of(model, {"data": {"source": str(file)}})
+
+    assert changed(keys("one.jsonl"), keys("two.jsonl")) == {"report"}
+
+
 def test_a_relative_test_set_is_the_same_in_the_report(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import threading
@@ -17,7 +18,7 @@ from lorapar_core.errors import StageFailed
 from tasks import stage
 from tasks.action import Action, External
 from tasks.children import Children
-from tasks.stage import perform, provenance
+from tasks.stage import code_commit, perform
 
 RUNTIME = RuntimeConfig(device="cpu", threads=1)
 ACTION = Action("dequantize", "dequantize", config={}, inputs={"gguf": External("a" * 64, None)})
@@ -92,28 +93,25 @@ def test_who_waits_ends_with_its_own_run(store: Store) -> None:
 
 
 def test_a_record_tells_the_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    copy = tmp_path / "checkout" / "tasks"
-    copy.mkdir(parents=True)
-    module = shutil.copy(stage.__file__, copy)
+    """Its own checkout's, and not that of somebody who keeps a copy of it in theirs."""
+    outer, inner = tmp_path / "theirs", tmp_path / "theirs" / "lorapar"
+    (inner / "tasks").mkdir(parents=True)
+    module = Path(shutil.copy(stage.__file__, inner / "tasks"))
+    monkeypatch.setattr(stage, "__file__", str(module))
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    monkeypatch.setenv("GIT_CONFIG_SYSTEM", os.devnull)
 
-    def told() -> Any:
-        stage._commit.cache_clear()
-        return provenance(ACTION, RUNTIME, seconds=1.0)["commit"]
-
-    def git(*words: str) -> str:
+    def git(folder: Path, *words: str) -> str:
         command = ["git", "-c", "user.name=a", "-c", "user.email=a@b", *words]
-        done = subprocess.run(command, cwd=copy, check=True, capture_output=True, text=True)
+        done = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
         return done.stdout.strip()
 
-    monkeypatch.setattr(stage, "__file__", str(module))
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
-    try:
-        assert told() is None, "outside a checkout"
-        git("init", "-q")
-        git("add", ".")
-        git("commit", "-qm", "first")
-        assert told() == git("rev-parse", "HEAD")
-        Path(module).write_text("changed")
-        assert told() == git("rev-parse", "HEAD") + "-dirty"
-    finally:
-        stage._commit.cache_clear()
+    for folder in (outer, inner):
+        assert code_commit() is None
+        git(folder, "init", "-q")
+        git(folder, "add", "tasks" if folder == inner else "lorapar/tasks")
+        git(folder, "commit", "-qm", "first")
+    commit = git(inner, "rev-parse", "HEAD")
+    assert code_commit() == commit
+    module.write_text("changed")
+    assert code_commit() == f"{commit}-dirty"
