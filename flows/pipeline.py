@@ -14,10 +14,10 @@ from typing import Any, Protocol
 
 from artifacts import Ref, Store
 from lorapar_core.base import Base, fetch, locate
-from lorapar_core.config import Recipe, StageConfig, TeacherConfig
+from lorapar_core.config import DataConfig, Recipe, StageConfig, TeacherConfig
 from lorapar_core.data import sources
 from lorapar_core.data.arithmetic import DEFAULT_COUNT
-from lorapar_core.data.rows import read_rows
+from lorapar_core.data.choice import Entry, choose, read_source, require_readable
 from lorapar_core.errors import ConfigError, TooFewExamples
 from tasks.action import UNKNOWN, Action, Input, Outcome
 from tasks.evaluate import evaluate
@@ -133,7 +133,8 @@ def require_keys(recipe: Recipe, *, environment: Mapping[str, str], store: Store
         if teacher in missing and outcome.action == "missing":
             raise ConfigError(
                 f"teacher {teacher!r} takes its key from the environment variable "
-                f"{missing[teacher]}, which is not set; export it, or remove the teacher from the "
+                f"{missing[teacher]}, which is not set; export it (for runs through Prefect before "
+                "the worker starts: `lorapar down`, `lorapar up`), or remove the teacher from the "
                 "recipe"
             )
 
@@ -150,8 +151,8 @@ def pipeline(recipe: Recipe, runner: Runner) -> Result:
         require_keys(recipe, environment=os.environ, store=runner.store)
         _fetch_models(recipe)
     run = _Run(runner)
-    model = _model(run, recipe.model.base, recipe.model.revision)
     train, test = _located(recipe, runner)
+    model = _model(run, recipe.model.base, recipe.model.revision)
     prepared = run.one(prepare(recipe, tokenizer=model.tokenizer, train=train, test=test))
     summary = run.read(prepared["summary.json"])
     train_count = summary["train"] if summary else expected_count(recipe, train, test)
@@ -194,7 +195,11 @@ def _dequantized(run: _Run, base: Base, label: str) -> Outcome | None:
 
 
 def _located(recipe: Recipe, runner: Runner) -> tuple[Located, Located | None]:
-    """Where training and test data come from; no test set of its own is None."""
+    """Where training and test data come from; no test set of its own is None.
+
+    Raises:
+        DataError: a set can't be found or fetched, or the first row of a file can't be used.
+    """
     downloads = runner.store.root / "downloads"
     data = recipe.data
     train = Located(
@@ -213,20 +218,31 @@ def _located(recipe: Recipe, runner: Runner) -> tuple[Located, Located | None]:
             test_text, split="test", data=data, download_dir=downloads, online=runner.downloads
         )
         test = Located(*found)
+    for located in (train, test):
+        if located and located.file:
+            require_readable(located.source, located.file)
     return train, test
 
 
 def expected_count(recipe: Recipe, train: Located, test: Located | None) -> int:
-    """Training examples, before anybody has prepared them: a file's rows are counted, the rest is
-    what the recipe asks for. Duplicates and rows that don't fit are still in it."""
-    asked = recipe.data.examples
-    if train.source.kind == "arithmetic":
-        return asked or DEFAULT_COUNT["train"]
-    if train.file is None:
-        return asked or TYPICAL_COUNT
-    rows = sum(1 for _ in read_rows(train.file))
-    left = rows if test else max(0, rows - recipe.data.test_examples)
-    return min(asked, left) if asked else left
+    """Training examples, before anybody has prepared them: a file is read, of the rest it is what
+    the recipe asks for. Those that will not fit `sft.max_length` are still in it.
+
+    Raises:
+        DataError: a file's row can't be used, or no example is left, as the stage itself would say.
+    """
+    data = recipe.data
+    tested = None if test is None else _read(test, data)
+    read = _read(train, data)
+    if read:
+        return len(choose(read, tested, data=data).train)
+    typical = DEFAULT_COUNT["train"] if train.source.kind == "arithmetic" else TYPICAL_COUNT
+    return data.examples or typical
+
+
+def _read(located: Located, data: DataConfig) -> list[Entry]:
+    """A file's examples; none of a set that isn't a file, or isn't here yet."""
+    return read_source(located.source, located.file, data=data)[0] if located.file else []
 
 
 def _label(

@@ -81,8 +81,8 @@ def _is_ours(process: psutil.Process) -> bool:
         return False
 
 
-def up(*, port: int, say: Say = print) -> int:
-    """Start what isn't running, and deploy.
+def up(*, port: int, say: Say = print) -> str:
+    """Start what isn't running, and deploy; returns the server's URL.
 
     Raises:
         ServiceError: the port is taken, something doesn't start, or a run is under way in another
@@ -119,11 +119,7 @@ def up(*, port: int, say: Say = print) -> int:
     if worker is None:
         _start_worker(state, url, server.port, say)
     say(f"ready: {url} shows runs; logs in {state}")
-    # In the checkout Prefect takes port 4200 from pyproject.toml.
-    usual = server.port == PORT and "PREFECT_API_URL" not in os.environ
-    elsewhere = "" if usual else f"PREFECT_API_URL={url}/api "
-    say(f"next:  {elsewhere}prefect deployment run lorapar/demo --watch      (in {ROOT})")
-    return 0
+    return url
 
 
 def down(*, say: Say = print) -> int:

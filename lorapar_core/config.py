@@ -371,8 +371,8 @@ class Recipe(Section):
     description: str = ""
     """One line for people."""
     data: DataConfig = DataConfig()
-    teachers: list[TeacherConfig] = Field(default_factory=list, min_length=1)
-    """Who votes."""
+    teachers: list[TeacherConfig] = Field(default_factory=list)
+    """Who votes: at least one."""
     voting: VotingConfig = VotingConfig()
     model: ModelConfig = ModelConfig()
     lora: LoraConfig = LoraConfig()
@@ -392,6 +392,11 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _teachers(self) -> Recipe:
+        if not self.teachers:
+            raise ValueError(
+                "the recipe has no teachers; give at least one, such as "
+                "teachers: [{name: self, provider: local}]"
+            )
         names = [teacher.name for teacher in self.teachers]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:

@@ -1,10 +1,5 @@
 """Stage `prepare`: from sources to examples, and to the token ids every later stage reads.
 
-An example's id is the digest of its prompt and answer, and every choice follows the order of
-sha256("seed:id"): nothing depends on the order of rows in a file. `data.examples` takes the first
-of that order, a held-back test set the last, so more examples keep those there were. A training
-problem whose prompt is also a test problem's is left out of training.
-
 Writes examples.parquet and tokens.parquet (training), test.parquet and test_tokens.parquet, and
 summary.json. Training and test stand apart, so that another test set asks no teacher again.
 """
@@ -13,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
@@ -22,13 +17,10 @@ from typing import Any
 import pyarrow as pa
 
 from lorapar_core.config import DataConfig
-from lorapar_core.data.arithmetic import problems
-from lorapar_core.data.rows import read_rows, unit
-from lorapar_core.data.shapes import EmptyRow, Example, example_from, reference_of
-from lorapar_core.data.sources import Source, hub_rows
+from lorapar_core.data.choice import Chosen, Entry, choose, read_source
+from lorapar_core.data.sources import Source
 from lorapar_core.errors import DataError
 from lorapar_core.events import progress
-from lorapar_core.examples import seeded_order
 from lorapar_core.loading import load_tokenizer
 from lorapar_core.parquet import write_table
 from lorapar_core.prompts import (
@@ -52,25 +44,6 @@ TOKENS = pa.schema(
     ]
 )
 _PROGRESS_EVERY = 500
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """An example with its id and where it came from."""
-
-    id: str
-    example: Example
-    source: str
-
-
-@dataclass(frozen=True, slots=True)
-class Chosen:
-    """What is learned from and what is tested on, and what was left out on the way."""
-
-    train: list[Entry]
-    test: list[Entry]
-    duplicates: int
-    test_overlap: int
 
 
 def run(spec: Spec, out: Path) -> None:
@@ -127,97 +100,6 @@ def _require_unchanged(spec: Spec, split: str) -> None:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != expected:
         raise DataError(f"{path} was changed while the run read it; run again")
-
-
-def read_source(source: Source, path: Path | None, *, data: DataConfig) -> tuple[list[Entry], int]:
-    """All examples of a source, and how many empty rows it has.
-
-    An empty row of a file is an error: its owner can mend it. One of a hub set is left out.
-    """
-    entries, empty = [], 0
-    if source.kind == "arithmetic":
-        return [entry_of(example, source.name) for example in _arithmetic(source, data)], 0
-    if source.kind == "file":
-        if path is None:
-            raise DataError(f"no input file was given for a {source.name} data source")
-        rows = read_rows(path)
-    else:
-        rows = hub_rows(source)
-    for number, row in rows:
-        place = f"{source.name} row {number}" if path is None else f"{path} {unit(path)} {number}"
-        try:
-            example = example_from(row, place=place, shape=source.shape, columns=source.columns)
-        except EmptyRow as error:
-            if source.kind == "file":
-                raise DataError(str(error)) from error
-            empty += 1
-            continue
-        entries.append(entry_of(example, source.name))
-    if not entries:
-        raise DataError(f"data source {path or source.name} holds no examples")
-    return entries, empty
-
-
-def _arithmetic(source: Source, data: DataConfig) -> Iterator[Example]:
-    made = problems(
-        split="test" if source.split == "test" else "train",
-        count=data.test_examples if source.split == "test" else data.examples,
-        single_step_share=data.single_step_share,
-        seed=data.seed,
-    )
-    for problem in made:
-        yield Example(problem.prompt, problem.answer, reference_of(problem.answer))
-
-
-def entry_of(example: Example, source: str) -> Entry:
-    """The example under its id: half the sha256 of the canonical JSON of [prompt, answer]."""
-    content = json.dumps(
-        [example.prompt, example.answer], ensure_ascii=False, separators=(",", ":")
-    )
-    return Entry(hashlib.sha256(content.encode()).hexdigest()[:32], example, source)
-
-
-def ordered(entries: Iterable[Entry], seed: int) -> list[Entry]:
-    """The entries without repeats, in the seeded order of their ids."""
-    distinct = {entry.id: entry for entry in entries}
-    return [distinct[i] for i in seeded_order(distinct, seed=seed)]
-
-
-def choose(train: Sequence[Entry], test: Sequence[Entry] | None, *, data: DataConfig) -> Chosen:
-    """Which examples are trained and tested on.
-
-    Without a test set, `data.test_examples` are held back from the training examples.
-
-    Raises:
-        DataError: no test problem can be had, or no training example is left.
-    """
-    pool = ordered(train, data.seed)
-    duplicates = len(train) - len(pool)
-    if test is not None:
-        tested = ordered(test, data.seed)
-        duplicates += len(test) - len(tested)
-    else:
-        if not 0 < data.test_examples < len(pool):
-            raise DataError(
-                f"the data has no test set of its own and {len(pool)} examples; set "
-                "data.test_examples to how many of them to hold back (at least 1, and not all), "
-                "or set data.test_source"
-            )
-        tested = pool[: -data.test_examples - 1 : -1]
-        pool = pool[: -data.test_examples]
-    asked = {entry.example.prompt for entry in tested}
-    left = [entry for entry in pool if entry.example.prompt not in asked]
-    if not left:
-        raise DataError(
-            f"no training example is left: the prompts of all {len(pool)} are also test prompts; "
-            "set data.test_source to other problems"
-        )
-    return Chosen(
-        train=left[: data.examples or None],
-        test=tested[: data.test_examples or None],
-        duplicates=duplicates,
-        test_overlap=len(pool) - len(left),
-    )
 
 
 @dataclass(slots=True)

@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from lorapar_core.config import Recipe, Section
+from lorapar_core.data.sources import is_file
 from lorapar_core.errors import ConfigError
 
 
@@ -36,7 +37,41 @@ def load_recipe(
         raise ConfigError(
             f"{path} holds no sections; expected YAML like 'partition: {{theta: 0.9}}'"
         )
-    return parse_recipe(merge({"name": _name_of(path), **fields}, overrides or {}))
+    fields = {"name": _name_of(path), **_anchored(fields, path.absolute().parent)}
+    return parse_recipe(merge(fields, overrides or {}))
+
+
+def _anchored(fields: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The fields with relative paths made absolute, where something stands there in `folder`.
+
+    So a recipe's paths go by its own folder, wherever the run is started; those that are no file
+    or model there stay as they are, and go by the current folder.
+    """
+    anchored = dict(fields)
+    for section, names in (("data", ("source", "test_source")), ("model", ("base",))):
+        if isinstance(fields.get(section), Mapping):
+            anchored[section] = _anchored_fields(fields[section], names, folder)
+    if isinstance(fields.get("teachers"), list):
+        anchored["teachers"] = [
+            _anchored_fields(each, ("model",), folder) if isinstance(each, Mapping) else each
+            for each in fields["teachers"]
+        ]
+    return anchored
+
+
+def _anchored_fields(
+    section: Mapping[str, Any], names: Iterable[str], folder: Path
+) -> dict[str, Any]:
+    found = {name: _anchored_path(section[name], folder) for name in names if name in section}
+    return {**section, **found}
+
+
+def _anchored_path(text: Any, folder: Path) -> Any:
+    if not isinstance(text, str) or not is_file(text):
+        return text
+    gguf = "gguf:" if text.startswith("gguf:") else ""
+    path = folder / text.removeprefix("gguf:")
+    return f"{gguf}{path}" if path.is_file() or (path / "config.json").is_file() else text
 
 
 def _name_of(path: Path) -> str:
@@ -127,14 +162,29 @@ def describe(error: ValidationError) -> str:
     """The first problem of a pydantic error as one line; unknown fields come first."""
     problems = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     first = problems[0]
-    where = ".".join(str(part) for part in first["loc"]) or "recipe"
+    place = [str(part) for part in first["loc"] if part != "[key]"]  # pydantic's word for a key
+    where = ".".join(place) or "recipe"
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     if first["type"] == "extra_forbidden":
-        hint = did_you_mean(str(first["loc"][-1]), _fields_at(first["loc"][:-1]))
+        word = str(first["loc"][-1])
+        hint = did_you_mean(word, _fields_at(first["loc"][:-1]))
+        if len(first["loc"]) == 1:
+            hint = _of_a_section(word) or hint
         return f"{where}: unknown field{hint}{more}"
     said = first["msg"].removeprefix("Value error, ")
     shown = "" if first["type"] in ("value_error", "missing") else f"{first['input']!r} is wrong: "
     return f"{where}: {shown}{_one_line(said)}{more}"
+
+
+def _of_a_section(word: str) -> str:
+    """`, did you mean SECTION.FIELD?`, where just one section has a field of this name."""
+    sections = {
+        name: section
+        for name, info in Recipe.model_fields.items()
+        if (section := _section_of(info.annotation))
+    }
+    found = [name for name, section in sections.items() if word in section.model_fields]
+    return f", did you mean {found[0]}.{word}?" if len(found) == 1 else ""
 
 
 def _fields_at(location: tuple[int | str, ...]) -> list[str]:

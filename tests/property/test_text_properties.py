@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from lorapar_core.answers import HASH, TAGS, AnswerFormat, is_right, matches
 from lorapar_core.config import DataConfig
 from lorapar_core.data.arithmetic import problems
+from lorapar_core.data.choice import choose, entry_of
 from lorapar_core.data.equations import tidy, value_of
 from lorapar_core.data.rows import read_rows
 from lorapar_core.data.shapes import Example, example_from, reference_of
 from lorapar_core.numbers import find_numbers, parse_number, plain
 from lorapar_core.parquet import read_table, write_table
-from lorapar_core.prepare import choose, entry_of
 from lorapar_core.rewards import REWARDS
 
 DECIMALS = st.decimals(

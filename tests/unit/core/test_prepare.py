@@ -14,11 +14,12 @@ import pytest
 
 from lorapar_core import prepare
 from lorapar_core.config import DataConfig, GrpoConfig, SftConfig
+from lorapar_core.data import choice
+from lorapar_core.data.choice import Entry, choose, entry_of
 from lorapar_core.data.shapes import Example
 from lorapar_core.data.sources import Source
 from lorapar_core.errors import DataError, ModelError
 from lorapar_core.parquet import read_table
-from lorapar_core.prepare import Entry, choose, entry_of
 from lorapar_core.spec import Spec
 
 FILES = {"examples.parquet", "tokens.parquet", "test.parquet", "test_tokens.parquet"}
@@ -263,7 +264,7 @@ def test_empty_rows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rows = [(1, {"question": "Q?", "answer": "A"}), (2, {"question": "R?", "answer": ""})]
-    monkeypatch.setattr(prepare, "hub_rows", lambda source: iter(rows))
+    monkeypatch.setattr(choice, "hub_rows", lambda source: iter(rows))
     sources = {"train": Source("hub", "owner/name", split="train").to_json()}
     hub = spec_for(tiny_tokenizer, tmp_path, {"test": files["test"]}, sources=sources)
     summary = run(hub, tmp_path / "out")

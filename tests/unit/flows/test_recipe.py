@@ -280,6 +280,48 @@ def test_a_recipe_file_is_named_after_itself(tmp_path: Path) -> None:
     assert load_recipe(file, recipes=RECIPES).name == "my-own"
 
 
+def test_paths_in_a_recipe_go_by_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever the run is started: a worker's folder is not the user's."""
+    folder, elsewhere = tmp_path / "mine", tmp_path / "elsewhere"
+    for place in (folder / "model", folder / "owner" / "name-1.5B", elsewhere):
+        place.mkdir(parents=True)
+    for name in ("a.jsonl", "t.csv", "w.gguf", "gsm8k", "model/config.json"):
+        (folder / name).write_text("")
+    (folder / "owner/name-1.5B/config.json").write_text("")
+    fields = {
+        "data": {"source": "a.jsonl", "test_source": "./t.csv"},
+        "model": {"base": "gguf:w.gguf"},
+        "teachers": [
+            {"name": "near", "provider": "local", "model": "model"},
+            {"name": "dotted", "provider": "local", "model": "owner/name-1.5B"},
+            {"name": "far", "model": "openai/gpt"},
+        ],
+    }
+    (folder / "r.yaml").write_text(yaml.safe_dump(fields))
+    monkeypatch.chdir(elsewhere)
+    recipe = load_recipe("../mine/r.yaml", recipes=RECIPES)
+    assert Path(recipe.data.source).resolve() == folder / "a.jsonl"
+    assert Path(recipe.data.test_source).resolve() == folder / "t.csv"
+    assert Path(recipe.data.source).is_absolute()
+    assert recipe.model.base.startswith("gguf:/")
+    assert recipe.model.base.endswith("/mine/w.gguf")
+    near, dotted, far = (teacher.model for teacher in recipe.teachers)
+    assert Path(near).resolve() == folder / "model"
+    assert Path(dotted).resolve() == folder / "owner" / "name-1.5B"
+    assert far == "openai/gpt"
+
+    # What stands there by another meaning, or doesn't, or comes from --set, is left alone.
+    for source in ("gsm8k", "hub:a/b", "https://host/a.jsonl", "/abs/a.jsonl", "none.jsonl"):
+        (folder / "r.yaml").write_text(yaml.safe_dump({**fields, "data": {"source": source}}))
+        assert load_recipe("../mine/r.yaml", recipes=RECIPES).data.source == source
+    override = {"data": {"source": "a.jsonl"}}
+    assert (
+        load_recipe("../mine/r.yaml", recipes=RECIPES, overrides=override).data.source == "a.jsonl"
+    )
+
+
 @pytest.mark.parametrize(
     ("stem", "name"),
     [("my recipe", "my-recipe"), ("θ = 0.5!", "0.5"), ("é", "recipe"), ("x" * 90, "x" * 64)],
@@ -384,7 +426,10 @@ def test_a_line_that_is_no_assignment_is_quoted(lines: list[str]) -> None:
         ({"lora": {"modules": "qkv"}}, "lora.modules: 'qkv' is no module pattern"),
         ({"lora": {"modules": []}}, "lora.modules: a module list needs at least one name"),
         ({"teachers": [TEACHER, TEACHER]}, "teacher names ['a'] stand twice"),
-        ({"teachers": []}, "teachers: [] is wrong"),
+        ({"teachers": []}, "the recipe has no teachers; give at least one"),
+        ({"theta": 0.5}, "theta: unknown field, did you mean partition.theta?"),
+        ({"seed": 1}, "seed: unknown field"),
+        ({"data": {"columns": {"promt": "ask"}}}, "data.columns.promt: 'promt' is wrong"),
         ({"teachers": [{"name": "a"}]}, "a litellm teacher needs `model`"),
         ({"teachers": [{**TEACHER, "api_key_env": "KEY"}]}, "takes no api_base and no api_key_env"),
         ({"voting": {"quorum": 3}}, "voting.quorum is 3, but there are 2 teachers"),
@@ -416,7 +461,7 @@ def test_several_mistakes_are_counted_unknown_fields_first() -> None:
         ("partition: {theta: 0.5", "can't be read as YAML"),
         ("a: !!python/object/apply:os.getcwd []\n", "can't be read as YAML"),
         ("teachers: null\n", "teachers: None is wrong"),
-        ("description: no teachers\n", "teachers"),
+        ("description: no teachers\n", "the recipe has no teachers"),
     ],
 )
 def test_a_file_that_is_no_recipe_gets_one_line(tmp_path: Path, text: str, message: str) -> None:
