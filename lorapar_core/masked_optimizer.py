@@ -141,9 +141,8 @@ class _Chunk:
         try:
             yield
             weights.scatter_(0, index, self.flat.data[: len(index)])
-            sizes = [parameter.numel() for parameter in self.parameters]
-            for parameter, values in zip(self.parameters, weights.split(sizes), strict=True):
-                parameter.copy_(values.view_as(parameter))
+            flat = [parameter.view(-1) for parameter in self.parameters]
+            torch._foreach_copy_(flat, list(weights.split([len(part) for part in flat])))
         finally:
             self.release()
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 
 class PackedMask:
@@ -21,25 +22,23 @@ class PackedMask:
 
     def flags(self) -> torch.Tensor:
         """Bool, of the tensor's shape."""
-        return self._flat().bool().view(self.shape)
-
-    def _flat(self) -> torch.Tensor:
-        """0 or 1 an element, uint8, (n,)."""
-        count = self.shape.numel()
-        if self.bits.device.type == "cpu":  # torch takes eighty times as long
-            return torch.from_numpy(
-                np.unpackbits(self.bits.numpy(), count=count, bitorder="little")
-            )
+        if self.bits.device.type == "cpu":
+            return torch.from_numpy(self._unpacked().view(np.bool_)).view(self.shape)
         powers = torch.arange(8, device=self.bits.device, dtype=torch.uint8)
-        return (self.bits.unsqueeze(1) >> powers & 1).view(-1)[:count]
+        flat = (self.bits.unsqueeze(1) >> powers & 1).view(-1)[: self.shape.numel()]
+        return flat.bool().view(self.shape)
+
+    def _unpacked(self) -> NDArray[np.uint8]:
+        count = self.shape.numel()
+        return np.unpackbits(self.bits.numpy(), count=count, bitorder="little")
 
 
 def positions(masks: Sequence[PackedMask]) -> torch.Tensor:
     """Positions of the active elements in the masked tensors' concatenation: int64, ascending."""
-    flat = torch.cat([mask._flat() for mask in masks])
-    if flat.device.type == "cpu":  # torch takes seven times as long
-        return torch.from_numpy(np.flatnonzero(flat.numpy().view(np.bool_)))
-    return flat.nonzero().squeeze(1)
+    if masks[0].bits.device.type == "cpu":  # numpy takes a seventh of torch's time
+        flat = np.concatenate([mask._unpacked() for mask in masks])
+        return torch.from_numpy(np.flatnonzero(flat.view(np.bool_)))
+    return torch.cat([mask.flags().view(-1) for mask in masks]).nonzero().squeeze(1)
 
 
 def mask_digest(masks: Mapping[str, PackedMask]) -> str:
