@@ -196,6 +196,10 @@ class PartitionConfig(Section):
     """Fraction of shared elements that System 1 trains, by System-1 importance (alpha)."""
     beta: float = Field(default=1.0, ge=0, le=1)
     """Fraction of shared elements that System 2 trains, by System-2 importance (beta)."""
+    choice: Literal["importance", "random"] = "importance"
+    """`random`: a control that draws as many elements of each region at random."""
+    seed: int = Field(default=0, ge=0)
+    """Of the random choice; importance needs none."""
 
 
 class StageConfig(Section):

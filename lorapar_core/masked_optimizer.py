@@ -1,12 +1,15 @@
-"""AdamW over active elements only.
+"""Any element-wise optimizer, over active elements only.
 
 The outer `param_groups` hold the real LoRA parameters, so that schedulers, accelerate, gradient
-clipping and loss scaling see them. The state belongs to one flat vector of the active elements:
-`step` gathers weights and gradients into it, runs AdamW on it, and scatters the weights back. An
-inactive element is never written: it keeps its bits under weight decay, clipping, accumulation and
-resume. A gradient hook zeroes inactive gradients before they are accumulated, so the clip norm is
-the norm of the active ones; a parameter with no active element asks for no gradient. (It has the
-hook too: PEFT asks for every gradient again when trl comes back from its reference adapter.)
+clipping and loss scaling see them. The state belongs to flat vectors of active elements, one for
+some four million elements of the adapter. `step` gathers a chunk's weights and gradients into its
+vector, has the inner optimizer step it, and scatters the weights back; between steps there are the
+inner state and one bit an element, and no second copy of any weight. An inactive element is never
+computed with: it keeps its bits under weight decay, clipping, accumulation and resume.
+
+A gradient hook zeroes inactive gradients before they are accumulated, so the clip norm is the norm
+of the active ones; a parameter with no active element asks for no gradient. (It has the hook too:
+PEFT asks for every gradient again when trl comes back from its reference adapter.)
 
 (The authors' script masks gradients and leaves AdamW alone: its decay still shrinks "frozen"
 elements, and both moments are kept for all of them.)
@@ -14,89 +17,77 @@ elements, and both moments are kept for all of them.)
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from lorapar_core.errors import TrainingError
+from lorapar_core.packed_mask import PackedMask, mask_digest, positions
+
+CHUNK = 1 << 22
+"""Adapter elements that are gathered at a time: what a step takes beside its state."""
+VECTOR = 64
+"""A CPU's fused kernels round an element otherwise at the end of a tensor, where no whole vector
+instruction fits (at most 16 elements). A LoRA tensor has no such end, and so a chunk has none."""
+ELEMENTWISE = (
+    *("Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "ASGD", "NAdam", "RAdam", "RMSprop"),
+    *("Rprop", "SGD"),  # torch's; and those of bitsandbytes:
+    *("Adam8bit", "AdamW8bit", "Lion", "Lion8bit", "RMSprop8bit"),
+)
+"""Classes that treat each element by itself."""
 
 
-class MaskedAdamW(torch.optim.Optimizer):
-    """AdamW on the elements that `masks` marks.
+class MaskedOptimizer(torch.optim.Optimizer):
+    """An optimizer of the elements that `masks` marks.
 
     Args:
         parameters: key -> parameter that asks for a gradient.
-        masks: the same keys -> bool tensor of the parameter's shape, with at least one True.
-        lr, betas, eps, weight_decay: as in `torch.optim.AdamW`.
+        masks: the same keys -> mask of the parameter's shape, with at least one active element.
+        inner: class of the optimizer, one of `ELEMENTWISE`.
+        settings: its arguments; torch's fused kernels are used where it has them.
 
     Raises:
-        TrainingError: keys or shapes differ, or a mask is empty.
+        TrainingError: keys or shapes differ, a mask is empty, or the optimizer isn't element-wise.
     """
 
     def __init__(
         self,
         parameters: Mapping[str, torch.nn.Parameter],
-        masks: Mapping[str, torch.Tensor],
+        masks: Mapping[str, PackedMask],
         *,
-        lr: float,
-        betas: tuple[float, float],
-        eps: float,
-        weight_decay: float,
+        inner: type[torch.optim.Optimizer] = torch.optim.AdamW,
+        **settings: Any,
     ) -> None:
         _check(parameters, masks)
-        keys = sorted(parameters)
-        self._parameters = [parameters[key] for key in keys]
-        self._indices = [
-            masks[key].reshape(-1).nonzero().squeeze(1).to(parameters[key].device) for key in keys
-        ]
+        refuse_unfit(inner)
         self.mask_digest = mask_digest(masks)
-        settings: dict[str, Any] = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-        }
-        super().__init__(self._parameters, settings)
-        self._flat = torch.nn.Parameter(self._gather([p.data for p in self._parameters]))
-        self._inner = torch.optim.AdamW([self._flat], fused=True, **settings)
-
-    @property
-    def active_count(self) -> int:
+        self.active_count = sum(mask.active for mask in masks.values())
         """How many elements train."""
-        return self._flat.numel()
-
-    def _gather(self, tensors: list[torch.Tensor]) -> torch.Tensor:
-        """The active elements of `tensors`, (active,) float32."""
-        parts = [
-            tensor.reshape(-1).index_select(0, index)
-            for tensor, index in zip(tensors, self._indices, strict=True)
-        ]
-        return torch.cat(parts).float()
+        self._chunks = list(_chunks(parameters, masks))
+        settings = {**_fused(inner), **settings}
+        self._inner = [inner([chunk.flat], **settings) for chunk in self._chunks]
+        for chunk in self._chunks:
+            chunk.release()
+        defaults = _without_params(self._inner[0].param_groups[0])
+        super().__init__([parameters[key] for key in sorted(parameters)], defaults)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         if closure is not None:
-            raise TrainingError("MaskedAdamW takes no closure")
-        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters]
-        self._flat.copy_(self._gather([p.data for p in self._parameters]))
-        self._flat.grad = self._gather(grads)
-        inner = self._inner.param_groups[0]
-        inner.update({k: v for k, v in self.param_groups[0].items() if k != "params"})
-        self._inner.step()
-        sizes = [len(index) for index in self._indices]
-        for parameter, index, values in zip(
-            self._parameters, self._indices, self._flat.split(sizes), strict=True
-        ):
-            parameter.view(-1).index_copy_(0, index, values.to(parameter.dtype))
-        self._flat.grad = None
+            raise TrainingError("MaskedOptimizer takes no closure")
+        settings = _without_params(self.param_groups[0])
+        for chunk, inner in zip(self._chunks, self._inner, strict=True):
+            inner.param_groups[0].update(settings)
+            with chunk.gathered():
+                inner.step()
 
     def state_dict(self) -> dict[str, Any]:
-        groups = [{k: v for k, v in g.items() if k != "params"} for g in self.param_groups]
         return {
-            "inner": self._inner.state_dict(),
-            "param_groups": groups,
+            "inner": [inner.state_dict() for inner in self._inner],
+            "param_groups": [_without_params(group) for group in self.param_groups],
             "mask_digest": self.mask_digest,
         }
 
@@ -112,50 +103,144 @@ class MaskedAdamW(torch.optim.Optimizer):
                 f"optimizer state was saved for mask {str(saved)[:12]}, this stage's mask is "
                 f"{self.mask_digest[:12]}; start the stage anew"
             )
-        self._inner.load_state_dict(state_dict["inner"])
+        for inner, values in zip(self._inner, state_dict["inner"], strict=True):
+            inner.load_state_dict(values)
         for group, values in zip(self.param_groups, state_dict["param_groups"], strict=True):
             group.update(values)
 
 
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """Some whole parameters, and the vector of their active elements."""
+
+    parameters: Sequence[torch.nn.Parameter]
+    masks: Sequence[PackedMask]
+    flat: torch.nn.Parameter
+    """Empty between steps."""
+
+    @classmethod
+    def of(cls, parameters: Sequence[torch.nn.Parameter], masks: Sequence[PackedMask]) -> _Chunk:
+        """With the vector filled, for an optimizer that makes its state by it."""
+        chunk = cls(parameters, masks, torch.nn.Parameter(torch.empty(0)))
+        chunk.flat.data = _selected(_concatenated(parameters), positions(masks))
+        return chunk
+
+    def release(self) -> None:
+        """Empty the vector: the parameters hold the weights."""
+        self.flat.data = self.flat.data.new_empty(0)
+        self.flat.grad = None
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """The vector holds the active weights and gradients; at the end they are written back."""
+        index = positions(self.masks)
+        weights = _concatenated(self.parameters)
+        self.flat.data = _selected(weights, index)
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
+        self.flat.grad = _selected(_concatenated(gradients), index)
+        try:
+            yield
+            weights.scatter_(0, index, self.flat.data[: len(index)])
+            flat = [parameter.view(-1) for parameter in self.parameters]
+            torch._foreach_copy_(flat, list(weights.split([len(part) for part in flat])))
+        finally:
+            self.release()
+
+
+def _concatenated(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """(elements,) float32."""
+    return torch.cat([tensor.detach().reshape(-1) for tensor in tensors]).float()
+
+
+def _selected(elements: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """The elements at `index`, and zeros up to a whole number of `VECTOR`s."""
+    count = len(index)
+    padded = elements.new_zeros(-(-count // VECTOR) * VECTOR)
+    torch.index_select(elements, 0, index, out=padded[:count])
+    return padded
+
+
+def _chunks(
+    parameters: Mapping[str, torch.nn.Parameter], masks: Mapping[str, PackedMask]
+) -> Iterator[_Chunk]:
+    """Runs of parameters, in key order, of at most `CHUNK` elements, or of one that has more."""
+    run: list[str] = []
+    size = 0
+    for key in sorted(parameters):
+        count = parameters[key].numel()
+        if run and size + count > CHUNK:
+            yield _Chunk.of([parameters[k] for k in run], [masks[k] for k in run])
+            run, size = [], 0
+        run.append(key)
+        size += count
+    yield _Chunk.of([parameters[k] for k in run], [masks[k] for k in run])
+
+
+def refuse_unfit(inner: type[torch.optim.Optimizer]) -> None:
+    """Refuse an optimizer that can't work on single elements.
+
+    Raises:
+        TrainingError: it needs a parameter's whole matrix, or a closure, or isn't known.
+    """
+    if inner.__name__ in ELEMENTWISE:
+        return
+    reasons = {
+        "LBFGS": "needs a closure",
+        "SparseAdam": "needs sparse gradients",
+        **dict.fromkeys(("Adafactor", "Muon"), "needs a parameter's whole matrix"),
+    }
+    reason = reasons.get(inner.__name__, "is not known to treat each element by itself")
+    known = ", ".join(ELEMENTWISE)
+    raise TrainingError(f"optimizer {inner.__name__} {reason}; masked training takes {known}")
+
+
+def _fused(inner: type[torch.optim.Optimizer]) -> dict[str, bool]:
+    has = inner in (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, torch.optim.Adagrad)
+    return {"fused": True} if has else {}
+
+
+def _without_params(group: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in group.items() if name != "params"}
+
+
 def restrict(
     parameters: Mapping[str, torch.nn.Parameter], masks: Mapping[str, torch.Tensor]
-) -> tuple[dict[str, torch.nn.Parameter], dict[str, torch.Tensor]]:
+) -> tuple[dict[str, torch.nn.Parameter], dict[str, PackedMask]]:
     """Let only active elements get gradients; returns the parameters that have some, and masks.
 
     Every parameter's `requires_grad` is set, and each gets a gradient hook.
+
+    Args:
+        parameters: every key of the adapter -> its parameter.
+        masks: the same keys -> bool tensor of the parameter's shape.
+
+    Raises:
+        TrainingError: keys differ, or nothing is active.
     """
     if set(parameters) != set(masks):
         odd = sorted(set(parameters) ^ set(masks))
         raise TrainingError(f"masks don't fit the adapter: {len(odd)} keys differ, {odd[0]} first")
-    trained = {key: parameter for key, parameter in parameters.items() if masks[key].any()}
+    packed = {key: PackedMask(mask, parameters[key].device) for key, mask in masks.items()}
+    trained = {key: parameter for key, parameter in parameters.items() if packed[key].active}
     for key, parameter in parameters.items():
         parameter.requires_grad_(True)
-        parameter.register_hook(_masking(masks[key].to(parameter.device)))
+        parameter.register_hook(_masking(packed[key]))
         parameter.requires_grad_(key in trained)
     if not trained:
         raise TrainingError("the mask has no active element; raise theta, alpha or beta")
-    return trained, {key: masks[key] for key in trained}
+    return trained, {key: packed[key] for key in trained}
 
 
-def _masking(mask: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-    return lambda gradient: gradient * mask
+def _masking(mask: PackedMask) -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda gradient: gradient * mask.flags()
 
 
-def mask_digest(masks: Mapping[str, torch.Tensor]) -> str:
-    """sha256 over keys and masks, in key order."""
-    digest = hashlib.sha256()
-    for key in sorted(masks):
-        digest.update(key.encode() + b"\0")
-        digest.update(masks[key].cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _check(parameters: Mapping[str, torch.nn.Parameter], masks: Mapping[str, torch.Tensor]) -> None:
+def _check(parameters: Mapping[str, torch.nn.Parameter], masks: Mapping[str, PackedMask]) -> None:
     if set(parameters) != set(masks):
         raise TrainingError("masks and parameters have different keys")
     for key, mask in masks.items():
-        if mask.shape != parameters[key].shape or not mask.any():
+        if mask.shape != parameters[key].shape or not mask.active:
             raise TrainingError(
-                f"mask of {key} has shape {tuple(mask.shape)} and {int(mask.sum())} active "
-                f"elements; expected {tuple(parameters[key].shape)} and at least one"
+                f"mask of {key} has shape {tuple(mask.shape)} and {mask.active} active elements; "
+                f"expected {tuple(parameters[key].shape)} and at least one"
             )

@@ -26,6 +26,7 @@ from safetensors.numpy import load_file, save_file
 
 from lorapar_core.config import PartitionConfig
 from lorapar_core.errors import ModelError
+from lorapar_core.ranking import Ranking
 from lorapar_core.spec import Spec
 
 KEPT = {1: np.uint8(1), 2: np.uint8(2)}
@@ -33,7 +34,6 @@ ACTIVE = {1: np.uint8(4), 2: np.uint8(8)}
 _PLACE = re.compile(r"layers\.(\d+)\.(?:.*\.)?(\w+)\.lora_[AB]\.weight$")
 
 Bits = NDArray[np.uint8]
-Rank = NDArray[np.int64]
 
 
 def run(spec: Spec, out: Path) -> None:
@@ -43,8 +43,12 @@ def run(spec: Spec, out: Path) -> None:
     if keys != sorted(scores[2]):
         raise ModelError("the two importances are of different adapters; score both on the same")
     shapes = {key: scores[1][key].shape for key in keys}
-    flat = {s: np.concatenate([scores[s][key].ravel() for key in keys]) for s in (1, 2)}
-    bits, cuts = partition(flat, theta=config.theta, alpha=config.alpha, beta=config.beta)
+    rankings = {
+        s: Ranking(np.concatenate([scores[s][key].ravel() for key in keys])) for s in (1, 2)
+    }
+    bits, cuts = partition(rankings, theta=config.theta, alpha=config.alpha, beta=config.beta)
+    if config.choice == "random":
+        bits, cuts = random_control(bits, seed=config.seed), {}
     masks = split(bits, shapes)
     save_file(masks, out / "masks.safetensors")
     text = json.dumps(regions(masks, cuts), indent=2, sort_keys=True)
@@ -52,45 +56,33 @@ def run(spec: Spec, out: Path) -> None:
 
 
 def partition(
-    scores: Mapping[int, NDArray[np.float32]], *, theta: float, alpha: float, beta: float
+    rankings: Mapping[int, Ranking], *, theta: float, alpha: float, beta: float
 ) -> tuple[Bits, dict[int, float]]:
     """The bits of every element, and for each system the least importance it keeps.
 
-    `scores`: system -> float32 importances of all elements, in one order of keys and indices.
+    `rankings`: system -> its ranking of all elements, in one order of keys and indices.
     """
-    bits = np.zeros(len(scores[1]), np.uint8)
-    orders: dict[int, Rank] = {}
-    cuts: dict[int, float] = {}
-    for system in (1, 2):
-        orders[system] = rank(scores[system])
-        count = kept_count(scores[system][orders[system]], theta)
-        bits[orders[system][:count]] |= KEPT[system]
-        cuts[system] = float(scores[system][orders[system][count - 1]])
+    counts = {system: rankings[system].kept(theta) for system in (1, 2)}
+    kept = {system: rankings[system].first(counts[system]) for system in (1, 2)}
+    shared = kept[1] & kept[2]
+    size = int(np.count_nonzero(shared))
+    bits = np.zeros(len(shared), np.uint8)
     for system, fraction in ((1, alpha), (2, beta)):
-        bits[_active(bits, orders[system], system, fraction)] |= ACTIVE[system]
+        bits |= kept[system] * KEPT[system]
+        chosen = int((Decimal(str(fraction)) * size).to_integral_value(ROUND_FLOOR))
+        top = shared if chosen == size else rankings[system].first_of(shared, chosen)
+        bits |= (kept[system] & (top | ~shared)) * ACTIVE[system]
+    cuts = {system: rankings[system].score(counts[system] - 1) for system in (1, 2)}
     return bits, cuts
 
 
-def rank(scores: NDArray[np.float32]) -> Rank:
-    """Positions by importance, descending; equal ones in the order given."""
-    return np.argsort(-scores, kind="stable")
+def random_control(bits: Bits, *, seed: int) -> Bits:
+    """As many elements of each region, and active ones, drawn at random: a baseline.
 
-
-def kept_count(ranked: NDArray[np.float32], theta: float) -> int:
-    """How many of the descending importances have a sum before them below theta × total."""
-    if theta == 1:
-        return len(ranked)
-    sums = np.cumsum(ranked, dtype=np.float64)
-    # Element k's "sum before" is sums[k - 1], so kept = 1 + how many sums are below the bound.
-    return 1 + int(np.searchsorted(sums, theta * sums[-1], side="left"))
-
-
-def _active(bits: Bits, order: Rank, system: int, fraction: float) -> Rank:
-    """Positions that `system` trains: its own only, and the top fraction of the shared."""
-    kept = bits[order] & np.uint8(3)
-    shared = order[kept == 3]
-    count = int((Decimal(str(fraction)) * len(shared)).to_integral_value(ROUND_FLOOR))
-    return np.concatenate([order[kept == KEPT[system]], shared[:count]])
+    A permutation by Philox's raw numbers, which no numpy version changes.
+    """
+    draws = np.random.Philox(key=seed).random_raw(len(bits))
+    return bits[np.argsort(draws, kind="stable")]
 
 
 def split(bits: Bits, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Bits]:

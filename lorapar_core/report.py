@@ -141,8 +141,10 @@ def _regions(spec: Spec) -> list[Block]:
     regions = _read(spec, "regions")
     counts, partition = regions["counts"], spec.config["recipe"]["partition"]
     total = counts["elements"]
+    control = partition["choice"] == "random"
     words = (
-        f"theta {partition['theta']}, alpha {partition['alpha']}, beta {partition['beta']}. "
+        f"theta {partition['theta']}, alpha {partition['alpha']}, beta {partition['beta']}"
+        f"{', as many elements of each region at random (a control)' if control else ''}. "
         f"System 1 keeps {_percent(regions['kept_share']['1'])} of {total:,} elements, System 2 "
         f"{_percent(regions['kept_share']['2'])}; Jaccard overlap {regions['jaccard']:.3f}."
     )

@@ -29,7 +29,7 @@ from lorapar_core.loading import (
     read_adapter_config,
     save_adapter,
 )
-from lorapar_core.masked_optimizer import MaskedAdamW, restrict
+from lorapar_core.masked_optimizer import MaskedOptimizer, restrict
 from lorapar_core.partition import active_mask
 from lorapar_core.process import device, reset_torch
 from lorapar_core.spec import Spec
@@ -53,7 +53,7 @@ class MaskedTraining:
         if trainer.optimizer is None:
             args = trainer.args
             parameters, masks = restrict(adapter_parameters(model or trainer.model), self.masks)
-            trainer.optimizer = optimizer = MaskedAdamW(
+            trainer.optimizer = optimizer = MaskedOptimizer(
                 parameters,
                 masks,
                 lr=args.learning_rate,

@@ -8,7 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from lorapar_core.partition import ACTIVE, KEPT, active_mask, kept_count, partition, rank, regions
+from lorapar_core import ranking
+from lorapar_core.partition import (
+    ACTIVE,
+    KEPT,
+    Bits,
+    active_mask,
+    partition,
+    random_control,
+    regions,
+)
+from lorapar_core.ranking import Ranking
 
 Scores = NDArray[np.float32]
 values = st.lists(
@@ -18,6 +28,13 @@ values = st.lists(
 )
 fractions = st.floats(min_value=0, max_value=1)
 thetas = st.floats(min_value=1e-3, max_value=1)
+
+
+def cut(
+    scores: dict[int, Scores], *, theta: float, alpha: float = 1, beta: float = 1
+) -> tuple[Bits, dict[int, float]]:
+    rankings = {system: Ranking(values) for system, values in scores.items()}
+    return partition(rankings, theta=theta, alpha=alpha, beta=beta)
 
 
 @st.composite
@@ -52,7 +69,7 @@ def walk(scores: Scores, theta: float) -> set[int]:
 
 @given(two_systems(), thetas)
 def test_keeps_what_a_plain_walk_keeps(scores: dict[int, Scores], theta: float) -> None:
-    bits, cuts = partition(scores, theta=theta, alpha=1, beta=1)
+    bits, cuts = cut(scores, theta=theta)
     for system in (1, 2):
         kept = set(np.flatnonzero(bits & KEPT[system]).tolist())
         assert kept == walk(scores[system], theta)
@@ -64,8 +81,8 @@ def test_kept_and_active_sets_grow_with_theta(
     scores: dict[int, Scores], one: float, other: float
 ) -> None:
     small, large = sorted((one, other))
-    fewer, _ = partition(scores, theta=small, alpha=1, beta=1)
-    more, _ = partition(scores, theta=large, alpha=1, beta=1)
+    fewer, _ = cut(scores, theta=small)
+    more, _ = cut(scores, theta=large)
     for bit in (*KEPT.values(), *ACTIVE.values()):
         assert not np.any((fewer & bit) & ~(more & bit))
 
@@ -74,7 +91,7 @@ def test_kept_and_active_sets_grow_with_theta(
 def test_active_is_own_and_the_top_fraction_of_shared(
     scores: dict[int, Scores], theta: float, alpha: float, beta: float
 ) -> None:
-    bits, _ = partition(scores, theta=theta, alpha=alpha, beta=beta)
+    bits, _ = cut(scores, theta=theta, alpha=alpha, beta=beta)
     shared = (bits & 3) == 3
     for system, fraction in ((1, alpha), (2, beta)):
         active = active_mask(bits, system)
@@ -89,13 +106,13 @@ def test_active_is_own_and_the_top_fraction_of_shared(
 
 @given(two_systems())
 def test_theta_one_keeps_everything(scores: dict[int, Scores]) -> None:
-    bits, _ = partition(scores, theta=1, alpha=1, beta=1)
+    bits, _ = cut(scores, theta=1)
     assert np.all(bits == 15)
 
 
 @given(two_systems(), thetas)
 def test_regions_are_disjoint_and_cover(scores: dict[int, Scores], theta: float) -> None:
-    bits, cuts = partition(scores, theta=theta, alpha=0.5, beta=0.5)
+    bits, cuts = cut(scores, theta=theta, alpha=0.5, beta=0.5)
     found = regions({"x.layers.0.self_attn.q_proj.lora_A.weight": bits}, cuts)
     counts = found["counts"]
     parts = ("s1_only", "s2_only", "shared", "rest")
@@ -107,13 +124,56 @@ def test_regions_are_disjoint_and_cover(scores: dict[int, Scores], theta: float)
 
 
 def test_ties_go_by_position() -> None:
-    assert rank(np.array([1, 3, 3, 0, 3], np.float32)).tolist() == [1, 2, 4, 0, 3]
-    assert kept_count(np.array([4, 3, 2, 1], np.float32), 0.7) == 2
-    assert kept_count(np.array([4, 3, 2, 1], np.float32), 0.71) == 3
+    ranking = Ranking(np.array([1, 3, 3, 0, 3, -0.0], np.float32))
+    firsts = [np.flatnonzero(ranking.first(count)).tolist() for count in range(7)]
+    assert firsts == [[], [1], [1, 2], [1, 2, 4], [0, 1, 2, 4], [0, 1, 2, 3, 4], [0, 1, 2, 3, 4, 5]]
+    members = np.array([True, False, True, True, True, True])
+    firsts = [np.flatnonzero(ranking.first_of(members, count)).tolist() for count in range(6)]
+    assert firsts == [[], [2], [2, 4], [0, 2, 4], [0, 2, 3, 4], [0, 2, 3, 4, 5]]
+    assert Ranking(np.array([2, 4, 1, 3], np.float32)).kept(0.7) == 2
+    assert Ranking(np.array([2, 4, 1, 3], np.float32)).kept(0.71) == 3
+
+
+@given(two_systems(), thetas, fractions, st.integers(min_value=1, max_value=7))
+def test_long_rankings_are_cut_as_short_ones_are(
+    scores: dict[int, Scores], theta: float, alpha: float, block: int
+) -> None:
+    """Running sums are kept for the first element of each block only."""
+    whole = cut(scores, theta=theta, alpha=alpha)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranking, "_BLOCK", block)
+        blockwise = cut(scores, theta=theta, alpha=alpha)
+    assert np.array_equal(whole[0], blockwise[0])
+    assert whole[1] == blockwise[1]
+
+
+@given(two_systems(), thetas, fractions, fractions, st.integers(min_value=0, max_value=9))
+def test_a_random_control_has_the_same_counts(
+    scores: dict[int, Scores], theta: float, alpha: float, beta: float, seed: int
+) -> None:
+    bits, _ = cut(scores, theta=theta, alpha=alpha, beta=beta)
+    control = random_control(bits, seed=seed)
+    assert np.array_equal(np.bincount(control, minlength=16), np.bincount(bits, minlength=16))
+    assert np.array_equal(control, random_control(bits, seed=seed))
+
+
+def test_a_random_control_hangs_on_its_seed_and_not_on_importance() -> None:
+    bits = np.repeat(np.array([0, 5, 10, 15], np.uint8), 500)
+    one, other = random_control(bits, seed=1), random_control(bits, seed=2)
+    assert not np.array_equal(one, other)
+    for value in (0, 5, 10, 15):  # each region is spread evenly: 500 of 2000, give or take 5 sigma
+        front = np.count_nonzero(one[:1000] == value)
+        assert abs(front - 250) < 5 * (2000 * 0.25 * 0.75 / 4) ** 0.5
+
+
+@pytest.mark.parametrize("scores", [[], [1, np.nan], [np.inf], [-np.inf, 1]])
+def test_what_can_not_be_ranked_is_refused(scores: list[float]) -> None:
+    with pytest.raises(ValueError, match="can't be ranked"):
+        Ranking(np.array(scores, np.float32))
 
 
 def test_a_fraction_is_read_as_the_decimal_it_is_written_as() -> None:
     ones = {1: np.ones(10, np.float32), 2: np.ones(10, np.float32)}
-    bits, _ = partition(ones, theta=1, alpha=0.7, beta=0.29)  # 0.29 * 100 is 28.999… in binary
+    bits, _ = cut(ones, theta=1, alpha=0.7, beta=0.29)  # 0.29 * 100 is 28.999… in binary
     assert int(active_mask(bits, 1).sum()) == 7
     assert int(active_mask(bits, 2).sum()) == 2

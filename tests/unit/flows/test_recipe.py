@@ -65,7 +65,7 @@ CONTRARY: dict[str, Any] = {
         "seed": 14,
     },
     "importance": {"examples": 15, "shard_size": 16, "batch_tokens": 17, "seed": 18},
-    "partition": {"theta": 0.7, "alpha": 0.6, "beta": 0.5},
+    "partition": {"theta": 0.7, "alpha": 0.6, "beta": 0.5, "choice": "random", "seed": 20},
     "stages": [{"kind": "grpo", "system": "all", "data": "all", "epochs": 2.0}],
     "sft": {
         "prompt": "chat",

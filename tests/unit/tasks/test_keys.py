@@ -166,6 +166,8 @@ def test_the_same_recipe_gives_the_same_keys(model: Path) -> None:
         ({"partition": {"theta": 0.5}}, {"partition", "report"}),
         ({"partition": {"alpha": 0.5}}, {"partition", "report"}),
         ({"partition": {"beta": 0.5}}, {"partition", "report"}),
+        ({"partition": {"choice": "random"}}, {"partition", "report"}),
+        ({"partition": {"seed": 1}}, {"report"}),
         # Training
         ({"sft": {"learning_rate": 0.1}}, {"sft", "report"}),
         ({"sft": {"seed": 1}}, {"sft", "report"}),

@@ -1,0 +1,33 @@
+"""How a benchmark prints: one JSON line a figure, after one that tells the machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+
+def machine(*, threads: int) -> None:
+    """Print what the figures were measured on."""
+    told = {
+        "machine": _processor(),
+        "cpus": os.cpu_count(),
+        "threads": threads,
+        "python": platform.python_version(),
+        **{library: version(library) for library in ("numpy", "torch", "transformers", "peft")},
+    }
+    print(json.dumps(told), flush=True)
+
+
+def figure(name: str, value: float, unit: str) -> None:
+    """Print one figure, to four significant digits."""
+    print(json.dumps({"name": name, "value": float(f"{value:.4g}"), "unit": unit}), flush=True)
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
