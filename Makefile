@@ -1,6 +1,7 @@
 # make setup   an environment in .venv, from the locks        make test   setup, then the tests
 # make demo    setup, then the whole pipeline on a small model make lint   ruff and mypy
-# make lock    write the locks again (UPGRADE=--upgrade)       make clean  remove caches and builds
+# make lock    write the locks again (UPGRADE=--upgrade)       make bench  one JSON line a figure
+# make clean   remove caches and builds
 #
 # PYTHON=...        the interpreter for a new .venv, 3.11 to 3.13
 # TORCH_INDEX=URL   take torch from this index; a torch that is already in .venv is kept
@@ -26,7 +27,7 @@ COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generat
 HEADER := Written by 'make lock'. Install with: pip install --no-deps --require-hashes
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint lock clean
+.PHONY: help setup demo test lint bench lock clean
 
 help:
 	@sed -n '/^$$/q;s/^# \{0,1\}//p' Makefile
@@ -69,6 +70,11 @@ lint: $(READY)
 	@$(VENV)/bin/ruff check
 	@$(VENV)/bin/ruff format --check
 	@$(VENV)/bin/mypy
+
+# One at a time: each has the machine to itself.
+bench: $(READY)
+	@for file in tests/benchmarks/bench_*.py; do \
+	  PYTHONPATH=. $(PY) -W ignore $$file || exit 1; done
 
 $(UV):
 	@$(PYTHON) -m venv --clear build/uv
