@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 ROW_GROUP = 65_536
 
@@ -23,6 +23,9 @@ def write_table(path: Path, columns: Mapping[str, Sequence[Any]], schema: pa.Sch
         ValueError: the columns aren't the schema's, differ in length, or hold a value that the
             schema's type can't.
     """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     if set(columns) != set(schema.names):
         raise ValueError(
             f"{path.name}: columns {sorted(columns)} given, the schema has {sorted(schema.names)}"
@@ -54,6 +57,8 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> dict[str, li
     Raises:
         KeyError: a named column isn't there.
     """
+    import pyarrow.parquet as pq
+
     with pq.ParquetFile(path) as file:
         present = file.schema_arrow.names
         absent = [name for name in columns or () if name not in present]

@@ -1,8 +1,8 @@
 """The partition of LLaMA-2-7B's LoRA elements, beside the example script's walk.
 
-17,891,328 elements (r = 8, QKVGUD) a system, two systems; numpy takes one thread. The walk is our own writing
-of what the authors' script does: a pandas frame, sorted, and `iterrows` until theta is reached. It
-is divided by the elements it came to, ours by all there are.
+17,891,328 elements (r = 8, QKVGUD) a system, two systems; numpy takes one thread. The walk is our
+own writing of what the authors' script does: a pandas frame, sorted, and `iterrows` until theta is
+reached. It is divided by the elements it came to, ours by all there are.
 """
 
 from __future__ import annotations

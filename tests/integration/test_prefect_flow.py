@@ -202,7 +202,7 @@ def test_what_a_child_process_logs_is_among_the_runs_logs(flows: Flows, first: S
     [
         ({"partition": {"theta": 1.5}}, "less than or equal to 1"),
         ({"partition": {"thta": 0.5}}, "thta"),
-        ({"teachers": []}, r"teachers: \[\] is wrong"),
+        ({"teachers": []}, "the recipe has no teachers; give at least one"),
         ({"model": {"base": "/no/such/model"}}, "'/no/such/model' is no directory with a model"),
         ({"grpo": {"group_size": 3}}, "no multiple of group_size 3"),
     ],
