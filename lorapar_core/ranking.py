@@ -16,15 +16,19 @@ _BLOCK = 1 << 20
 
 
 class Ranking:
-    """The elements of `scores` (float32, finite) in descending order, equal ones by position.
+    """The elements of `scores` (float32) in descending order, equal ones by position.
 
     Raises:
-        ValueError: there are none, or one is not finite.
+        ValueError: one is negative or not finite, or none is above 0.
     """
 
     def __init__(self, scores: Scores) -> None:
-        if not len(scores) or not np.isfinite([scores.min(), scores.max()]).all():
-            raise ValueError(f"{len(scores)} importances can't be ranked; expected finite ones")
+        least, most = (scores.min(), scores.max()) if len(scores) else (0.0, 0.0)
+        if not (least >= 0 and 0 < most < np.inf):
+            raise ValueError(
+                f"{len(scores)} importances from {least} to {most} can't be ranked; expected "
+                "finite ones, none negative and some above 0"
+            )
         self._scores = scores
         self._descending = np.sort(scores)[::-1]
         blocks = -(-len(scores) // _BLOCK)
@@ -42,7 +46,7 @@ class Ranking:
             return len(self._scores)
         bound = theta * self._sums[-1]
         # The last element kept is in the last block that has a running sum below it.
-        block = max(0, int(np.searchsorted(self._sums[:-1], bound, side="left")) - 1)
+        block = int(np.searchsorted(self._sums[:-1], bound, side="left")) - 1
         sums = self._running_sums(block)
         return block * _BLOCK + 1 + int(np.searchsorted(sums[1:-1], bound, side="left"))
 

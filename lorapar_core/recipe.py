@@ -7,6 +7,7 @@ list (`grpo.rewards`, `teachers`) is replaced whole.
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from lorapar_core.config import Recipe, Section
+from lorapar_core.data.rows import SUFFIXES, suffix
 from lorapar_core.data.sources import is_file
 from lorapar_core.errors import ConfigError
 
@@ -37,41 +39,50 @@ def load_recipe(
         raise ConfigError(
             f"{path} holds no sections; expected YAML like 'partition: {{theta: 0.9}}'"
         )
-    fields = {"name": _name_of(path), **_anchored(fields, path.absolute().parent)}
+    fields = {"name": _name_of(path), **_anchored(fields, path.resolve().parent)}
     return parse_recipe(merge(fields, overrides or {}))
 
 
 def _anchored(fields: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The fields with relative paths made absolute, where something stands there in `folder`.
+    """The fields with relative paths made absolute: a recipe's paths go by its own folder.
 
-    So a recipe's paths go by its own folder, wherever the run is started; those that are no file
-    or model there stay as they are, and go by the current folder.
+    A data file is told by its suffix, a GGUF file by `gguf:` and `.gguf`; a model's directory by
+    standing there, for it may be a hub id.
     """
     anchored = dict(fields)
-    for section, names in (("data", ("source", "test_source")), ("model", ("base",))):
-        if isinstance(fields.get(section), Mapping):
-            anchored[section] = _anchored_fields(fields[section], names, folder)
-    if isinstance(fields.get("teachers"), list):
+    if isinstance(data := fields.get("data"), Mapping):
+        found = {
+            k: _data_path(v, folder) for k, v in data.items() if k in ("source", "test_source")
+        }
+        anchored["data"] = {**data, **found}
+    if isinstance(model := fields.get("model"), Mapping) and "base" in model:
+        anchored["model"] = {**model, "base": _model_path(model["base"], folder)}
+    if isinstance(teachers := fields.get("teachers"), list):
         anchored["teachers"] = [
-            _anchored_fields(each, ("model",), folder) if isinstance(each, Mapping) else each
-            for each in fields["teachers"]
+            {**teacher, "model": _model_path(teacher["model"], folder)}
+            if isinstance(teacher, Mapping)
+            and teacher.get("provider") == "local"
+            and "model" in teacher
+            else teacher
+            for teacher in teachers
         ]
     return anchored
 
 
-def _anchored_fields(
-    section: Mapping[str, Any], names: Iterable[str], folder: Path
-) -> dict[str, Any]:
-    found = {name: _anchored_path(section[name], folder) for name in names if name in section}
-    return {**section, **found}
-
-
-def _anchored_path(text: Any, folder: Path) -> Any:
-    if not isinstance(text, str) or not is_file(text):
+def _data_path(text: Any, folder: Path) -> Any:
+    if not isinstance(text, str) or "://" in text or text.startswith("~"):
         return text
-    gguf = "gguf:" if text.startswith("gguf:") else ""
-    path = folder / text.removeprefix("gguf:")
-    return f"{gguf}{path}" if path.is_file() or (path / "config.json").is_file() else text
+    return str(folder / text) if is_file(text) and suffix(text) in SUFFIXES else text
+
+
+def _model_path(text: Any, folder: Path) -> Any:
+    if not isinstance(text, str) or text.startswith("~"):
+        return text
+    if text.startswith("gguf:"):
+        path = text.removeprefix("gguf:")
+        return f"gguf:{folder / path}" if path.endswith(".gguf") and path[0] != "~" else text
+    there = os.path.isfile(folder / text / "config.json")  # noqa: PTH113  takes any length
+    return str(folder / text) if text and there else text
 
 
 def _name_of(path: Path) -> str:

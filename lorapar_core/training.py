@@ -30,6 +30,7 @@ from lorapar_core.loading import (
     save_adapter,
 )
 from lorapar_core.masked_optimizer import MaskedOptimizer, restrict
+from lorapar_core.packed_mask import PackedMask
 from lorapar_core.partition import active_mask
 from lorapar_core.process import device, reset_torch
 from lorapar_core.spec import Spec
@@ -44,9 +45,9 @@ TIMES = frozenset({"step_time"})
 
 
 class MaskedTraining:
-    """Mixin for a trl trainer: trains the elements of `masks` (adapter key -> bool), no others."""
+    """Mixin for a trl trainer: trains the elements of `masks` by adapter key, no others."""
 
-    masks: Mapping[str, torch.Tensor]
+    masks: Mapping[str, PackedMask]
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         trainer: Any = self
@@ -61,7 +62,7 @@ class MaskedTraining:
                 eps=args.adam_epsilon,
                 weight_decay=args.weight_decay,
             )
-            elements = sum(mask.numel() for mask in self.masks.values())
+            elements = sum(mask.shape.numel() for mask in self.masks.values())
             _LOG.info("training %d of %d elements", optimizer.active_count, elements)
         made: torch.optim.Optimizer = trainer.optimizer
         return made
@@ -102,7 +103,7 @@ class Setting:
     """What a training stage starts from."""
 
     model: PeftModel
-    masks: dict[str, torch.Tensor]
+    masks: dict[str, PackedMask]
     device: str
     dtype: str
 
@@ -118,7 +119,7 @@ def open_setting(spec: Spec, *, dropout: float) -> Setting:
     model = attach_adapter(base, spec.inputs["adapter"], dropout=dropout, trainable=True)
     bits = load_file(spec.inputs["masks"])
     masks = {
-        key: torch.from_numpy(active_mask(tensor, spec.config["system"]))
+        key: PackedMask(torch.from_numpy(active_mask(tensor, spec.config["system"])), where)
         for key, tensor in bits.items()
     }
     return Setting(model, masks, where, config.dtype)

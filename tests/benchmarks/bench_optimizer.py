@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from figures import figure, machine
+from held_tensors import held_bytes
 
 from lorapar_core.masked_optimizer import MaskedOptimizer
 from lorapar_core.packed_mask import PackedMask
@@ -32,7 +33,8 @@ def main() -> None:
     ours, dense, optimizer, reference = both(shapes(**SMOLLM2))
     step, dense_step = medians([optimizer.step, reference.step])
     figure("optimizer_step_ratio_smollm2", step / dense_step, "ratio")
-    figure("optimizer_bytes_ratio", held(optimizer) / held(reference), "ratio")
+    held = held_bytes(optimizer, besides=list(ours.values())) / held_bytes(reference, besides=dense)
+    figure("optimizer_bytes_ratio", held, "ratio")
     (whole,) = medians([training_step()], repeats=3)
     figure("optimizer_step_share", step / whole, "share")
     del ours, dense
@@ -83,23 +85,6 @@ def medians(calls: Sequence[Callable[[], Any]], repeats: int = REPEATS) -> list[
             call()
             found.append(time.perf_counter() - started)
     return [statistics.median(found) for found in seconds]
-
-
-def held(optimizer: torch.optim.Optimizer) -> int:
-    """Bytes of tensors that the optimizer holds between steps, parameters and gradients aside."""
-    if isinstance(optimizer, MaskedOptimizer):
-        states = [inner.state_dict()["state"] for inner in optimizer._inner]
-        vectors = [chunk.flat.data for chunk in optimizer._chunks]
-        return _bytes([states, vectors, [m.bits for c in optimizer._chunks for m in c.masks]])
-    return _bytes(optimizer.state_dict()["state"])
-
-
-def _bytes(found: Any) -> int:
-    if isinstance(found, torch.Tensor):
-        return found.numel() * found.element_size()
-    if isinstance(found, Mapping):
-        return sum(map(_bytes, found.values()))
-    return sum(map(_bytes, found)) if isinstance(found, list | tuple) else 0
 
 
 def training_step() -> Callable[[], None]:

@@ -479,6 +479,20 @@ def test_an_exported_adapter_is_plain_peft(
     assert not torch.equal(plain, adapted)
 
 
+def test_a_records_key_exports_nothing_and_names_what_it_made(
+    computed: Computed, tmp_path: Path
+) -> None:
+    record = next(r for r in Store.open(computed.store).records() if r.name == "tally")
+    done = lorapar(
+        "artifacts", "export", record.key[:12], tmp_path / "x", "--store", computed.store
+    )
+    assert done.code == 2
+    made = f"labels.parquet {record.outputs['labels.parquet'].digest[:12]}"
+    assert f"{record.key[:12]} is the record of tally; export what it made: " in done.error
+    assert made in done.error
+    assert not (tmp_path / "x").exists()
+
+
 def test_an_export_is_the_users_own(computed: Computed, tmp_path: Path) -> None:
     """Writing to it harms nothing."""
     digest = computed.summary["artifacts"]["tally/agreement.json"]

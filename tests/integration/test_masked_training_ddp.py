@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM
 
 from lorapar_core.loading import adapter_parameters
 from lorapar_core.masked_optimizer import MaskedOptimizer, restrict
+from lorapar_core.packed_mask import PackedMask
 
 folder, rank, stop, resume = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 torch.set_num_threads(1)
@@ -37,7 +38,7 @@ generator = torch.Generator().manual_seed(1)
 masks = {k: torch.rand(p.shape, generator=generator) < 0.4 for k, p in adapter.items()}
 masks[min(masks)].zero_()
 torch.save(masks, folder / "masks.pt")
-trained, packed = restrict(adapter, masks)
+trained, packed = restrict(adapter, {k: PackedMask(m) for k, m in masks.items()})
 optimizer = MaskedOptimizer(trained, packed, lr=1e-2, weight_decay=0.1)
 schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1, (step + 1) / 3))
 wrapped = DistributedDataParallel(model)
@@ -87,7 +88,11 @@ def train(folder: Path, *, stop: int, resume: bool) -> list[dict[str, torch.Tens
         )
         for rank in (0, 1)
     ]
-    said = [rank.communicate(timeout=120)[1] for rank in ranks]
+    try:
+        said = [rank.communicate(timeout=120)[1] for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
     assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(said)
     return [torch.load(folder / f"end-{stop}-{word}-{rank}.pt") for rank in (0, 1)]
 

@@ -166,7 +166,7 @@ def test_a_random_control_hangs_on_its_seed_and_not_on_importance() -> None:
         assert abs(front - 250) < 5 * (2000 * 0.25 * 0.75 / 4) ** 0.5
 
 
-@pytest.mark.parametrize("scores", [[], [1, np.nan], [np.inf], [-np.inf, 1]])
+@pytest.mark.parametrize("scores", [[], [1, np.nan], [np.inf], [-np.inf, 1], [1, -1], [0, 0]])
 def test_what_can_not_be_ranked_is_refused(scores: list[float]) -> None:
     with pytest.raises(ValueError, match="can't be ranked"):
         Ranking(np.array(scores, np.float32))

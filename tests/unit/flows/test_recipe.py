@@ -312,8 +312,17 @@ def test_paths_in_a_recipe_go_by_its_folder(
     assert Path(dotted).resolve() == folder / "owner" / "name-1.5B"
     assert far == "openai/gpt"
 
-    # What stands there by another meaning, or doesn't, or comes from --set, is left alone.
-    for source in ("gsm8k", "hub:a/b", "https://host/a.jsonl", "/abs/a.jsonl", "none.jsonl"):
+    # One that is not there is named by where it should be; other words are left as they are.
+    fields["data"] = {"source": "none.jsonl"}
+    fields["model"] = {"base": "gguf:none.gguf"}
+    fields["teachers"] = [{"name": "far", "model": "model"}]
+    (folder / "r.yaml").write_text(yaml.safe_dump(fields))
+    recipe = load_recipe(folder / "r.yaml", recipes=RECIPES)
+    assert recipe.data.source == str(folder / "none.jsonl")
+    assert recipe.model.base == f"gguf:{folder / 'none.gguf'}"
+    assert recipe.teachers[0].model == "model", "a provider's model is no path"
+    sources = ("gsm8k", "hub:a/b", "https://host/a.jsonl", "/abs/a.jsonl", "~/a.jsonl", "x" * 300)
+    for source in sources:
         (folder / "r.yaml").write_text(yaml.safe_dump({**fields, "data": {"source": source}}))
         assert load_recipe("../mine/r.yaml", recipes=RECIPES).data.source == source
     override = {"data": {"source": "a.jsonl"}}
