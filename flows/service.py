@@ -36,6 +36,8 @@ MARK = "LORAPAR_SERVICE"
 """Environment variable of all our processes: the state directory they belong to."""
 START_S = 180.0
 STOP_S = 20.0
+IDLE_STOP_S = 6.0
+"""For a worker or server with nothing left to do: now and then one doesn't end by itself."""
 _LOCAL = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """No proxy stands between us and loopback."""
 Say = Callable[[str], None]
@@ -153,7 +155,8 @@ def _stop_daemon(name: str, say: Say) -> None:
     process = daemon and daemon.process()
     if process:
         with suppress(psutil.NoSuchProcess):
-            _end([process, *process.children(recursive=True)], polite=1)
+            family = [process, *process.children(recursive=True)]
+            _end(family, polite=1, patience=IDLE_STOP_S)
         say(f"stopped the {name}")
     (state_directory() / f"{name}.json").unlink(missing_ok=True)
 
@@ -178,12 +181,14 @@ def _command(process: psutil.Process) -> list[str]:
         return []
 
 
-def _end(processes: list[psutil.Process], *, polite: int | None = None) -> None:
-    """Ask the first `polite` of them (or all) to end, and kill what is left after `STOP_S`."""
+def _end(
+    processes: list[psutil.Process], *, polite: int | None = None, patience: float = STOP_S
+) -> None:
+    """Ask the first `polite` (or all) to end; kill what is left after `patience` seconds."""
     for process in processes[:polite]:
         with suppress(psutil.NoSuchProcess):
             process.terminate()
-    _, alive = psutil.wait_procs(processes, timeout=STOP_S)
+    _, alive = psutil.wait_procs(processes, timeout=patience)
     for left in alive:
         with suppress(psutil.NoSuchProcess):
             left.kill()
@@ -228,6 +233,7 @@ def environment(url: str) -> dict[str, str]:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_LOGGING_EXTRA_LOGGERS": "lorapar",
         "PREFECT_CLI_PROMPT": "false",
+        "PREFECT_WORKER_QUERY_SECONDS": "2",  # by default a run waits up to 10 s for its worker
     }
 
 
