@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 IGNORED = -100
+Side = Literal["right", "left"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,12 @@ class Moments:
 
 
 def moments(
-    model: PeftModel, rows: Sequence[TokenRow], *, batch_tokens: int, device: str = "cpu"
+    model: PeftModel,
+    rows: Sequence[TokenRow],
+    *,
+    batch_tokens: int,
+    device: str = "cpu",
+    padding: Side = "right",
 ) -> Moments:
     """First and second moment sums of the per-example gradients over `rows`.
 
@@ -66,7 +72,7 @@ def moments(
     second = {key: torch.zeros_like(total) for key, total in first.items()}
     with _capture(model, first, second), _head_at_labels(model) as select:
         for batch in batches([len(row) for row in rows], batch_tokens):
-            ids, mask, labels = collate([rows[i] for i in batch])
+            ids, mask, labels = collate([rows[i] for i in batch], padding=padding)
             summed_loss(model, ids, mask, labels, select, device).backward()
     return Moments(first, second, len(rows))
 
@@ -86,8 +92,10 @@ def batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
         yield batch
 
 
-def collate(rows: Sequence[TokenRow]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """ids, attention mask and next-token labels, each (rows, longest) int64, padded right.
+def collate(
+    rows: Sequence[TokenRow], *, padding: Side = "right"
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """ids, attention mask and next-token labels, each (rows, longest) int64.
 
     `labels[n, t]` is the token after position t where that token belongs to the answer, else -100.
     """
@@ -97,10 +105,12 @@ def collate(rows: Sequence[TokenRow]) -> tuple[torch.Tensor, torch.Tensor, torch
     labels = torch.full_like(ids, IGNORED)
     for n, row in enumerate(rows):
         tokens = torch.tensor(row.prompt_ids + row.answer_ids)
-        ids[n, : len(row)] = tokens
-        mask[n, : len(row)] = 1
+        begin = 0 if padding == "right" else width - len(row)
+        end = begin + len(row)
+        ids[n, begin:end] = tokens
+        mask[n, begin:end] = 1
         start = max(1, len(row.prompt_ids))
-        labels[n, start - 1 : len(row) - 1] = tokens[start:]
+        labels[n, begin + start - 1 : end - 1] = tokens[start:]
     return ids, mask, labels
 
 
@@ -122,8 +132,10 @@ def summed_loss(
     labels = labels.to(device)
     chosen = labels != IGNORED
     select.positions = chosen
+    mask = mask.to(device)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)  # as if nothing stood before a row
     logits = model(
-        input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False
+        input_ids=ids.to(device), attention_mask=mask, position_ids=positions, use_cache=False
     ).logits  # (labelled positions, vocabulary)
     losses = torch.nn.functional.cross_entropy(logits.float(), labels[chosen], reduction="none")
     each = chosen.sum(1)  # (rows,)

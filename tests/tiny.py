@@ -74,7 +74,9 @@ def tiny_tokenizer_dir(path: Path, *, bos: bool = False, chat_template: bool = T
     return path
 
 
-def tiny_model_dir(path: Path, *, layers: int = 2, hidden: int = 64, seed: int = 0) -> Path:
+def tiny_model_dir(
+    path: Path, *, layers: int = 2, hidden: int = 64, seed: int = 0, tied: bool = False
+) -> Path:
     """Save the model, with its tokenizer, to `path`. The same arguments give the same weights."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -91,7 +93,7 @@ def tiny_model_dir(path: Path, *, layers: int = 2, hidden: int = 64, seed: int =
         bos_token_id=None,
         eos_token_id=SPECIAL_TOKENS.index("</s>"),
         pad_token_id=SPECIAL_TOKENS.index("<pad>"),
-        tie_word_embeddings=False,
+        tie_word_embeddings=tied,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

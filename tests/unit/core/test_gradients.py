@@ -8,16 +8,17 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from tiny import tiny_model_dir
 
 from lorapar_core.errors import ModelError
-from lorapar_core.gradients import IGNORED, Moments, TokenRow, batches, collate, moments
+from lorapar_core.gradients import IGNORED, Moments, Side, TokenRow, batches, collate, moments
 from lorapar_core.loading import adapter_parameters, load_base
 
 MODULES = ["q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "down_proj"]
 
 
-def adapted(path: Path, *, attention: str = "sdpa", **lora: Any) -> Any:
-    base = load_base(path, dtype="float32", attention=attention)
+def adapted(path: Path, *, attention: str = "sdpa", dtype: str = "float32", **lora: Any) -> Any:
+    base = load_base(path, dtype=dtype, attention=attention)
     model = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, target_modules=MODULES, **lora))
     generator = torch.Generator().manual_seed(3)
     for parameter in adapter_parameters(model).values():
@@ -70,9 +71,64 @@ def assert_same(ours: Moments, theirs: Moments, tolerance: float = 1e-5) -> None
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("batch_tokens", [1, 90, 4096])
-def test_equals_the_one_example_loop(tiny_model: Path, attention: str, batch_tokens: int) -> None:
+@pytest.mark.parametrize("padding", ["right", "left"])
+def test_equals_the_one_example_loop(
+    tiny_model: Path, attention: str, batch_tokens: int, padding: Side
+) -> None:
+    """The tiny model has two query heads to a key head."""
     model = adapted(tiny_model, attention=attention)
-    assert_same(moments(model, rows(), batch_tokens=batch_tokens), loop(model, rows()))
+    ours = moments(model, rows(), batch_tokens=batch_tokens, padding=padding)
+    assert_same(ours, loop(model, rows()))
+
+
+@pytest.mark.parametrize("padding", ["right", "left"])
+def test_equals_the_loop_where_the_head_is_the_embedding(tmp_path: Path, padding: Side) -> None:
+    model = adapted(tiny_model_dir(tmp_path / "tied", tied=True))
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    ours = moments(model, rows(), batch_tokens=200, padding=padding)
+    assert_same(ours, loop(model, rows()))
+
+
+def test_equals_vmap(tiny_model: Path) -> None:
+    """torch.func differentiates each example by itself; it needs eager attention."""
+    model = adapted(tiny_model, attention="eager")
+    examples = rows()
+    ids, mask, labels = collate(examples)
+    named = dict(model.named_parameters())
+    trained = {name: p for name, p in named.items() if ".lora_" in name}
+    frozen = {name: p for name, p in named.items() if name not in trained}
+
+    def loss(adapter: Any, ids: Any, mask: Any, labels: Any) -> torch.Tensor:
+        given = {"input_ids": ids[None], "attention_mask": mask[None], "use_cache": False}
+        logits = torch.func.functional_call(model, {**adapter, **frozen}, (), given).logits[0]
+        losses = torch.nn.functional.cross_entropy(
+            logits, labels, ignore_index=IGNORED, reduction="sum"
+        )
+        return losses / (labels != IGNORED).sum()
+
+    each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0, 0))(
+        trained, ids, mask, labels
+    )
+    first = {name.replace(".default.", "."): g.sum(0) for name, g in each.items()}
+    second = {name.replace(".default.", "."): (g**2).sum(0) for name, g in each.items()}
+    ours = moments(model, examples, batch_tokens=4096)
+    assert_same(ours, Moments(first, second, len(examples)))
+
+
+def test_a_bfloat16_base_costs_batches_no_more_than_the_loop(tiny_model: Path) -> None:
+    """Both against the float32 result: rounding, and nothing of ours."""
+    exact = loop(adapted(tiny_model), rows())
+    half = adapted(tiny_model, dtype="bfloat16")
+    ours, theirs = moments(half, rows(), batch_tokens=200), loop(half, rows())
+    for name in ("first", "second"):
+        mine, other = (error(getattr(m, name), getattr(exact, name)) for m in (ours, theirs))
+        assert 0 < mine <= 1.5 * other, name
+
+
+def error(found: dict[str, torch.Tensor], exact: dict[str, torch.Tensor]) -> float:
+    """Mean over tensors of the largest error, relative to the tensor's largest value."""
+    errors = [(found[k].float() - e).abs().max() / e.abs().max() for k, e in exact.items()]
+    return float(torch.stack(errors).mean())
 
 
 def test_asks_no_weight_for_a_gradient_and_leaves_no_hook(tiny_model: Path) -> None:
@@ -121,6 +177,23 @@ def test_refuses_a_merged_adapter(tiny_model: Path) -> None:
     model.merge_adapter()
     with pytest.raises(ModelError, match="a merged adapter"):
         moments(model, rows(1), batch_tokens=64)
+
+
+def test_refuses_activation_checkpointing(tiny_model: Path) -> None:
+    model = adapted(tiny_model)
+    model.base_model.model.gradient_checkpointing_enable()
+    with pytest.raises(ModelError, match="activation checkpointing is on"):
+        moments(model, rows(1), batch_tokens=64)
+
+
+def test_refuses_a_disabled_adapter_and_one_on_the_embedding(tiny_model: Path) -> None:
+    model = adapted(tiny_model)
+    with model.disable_adapter(), pytest.raises(ModelError, match="a disabled adapter"):
+        moments(model, rows(1), batch_tokens=64)
+    base = load_base(tiny_model, dtype="float32")
+    embedded = get_peft_model(base, LoraConfig(r=2, target_modules=["embed_tokens", "q_proj"]))
+    with pytest.raises(ModelError, match="an embedding adapter"):
+        moments(embedded.eval(), rows(1), batch_tokens=64)
 
 
 def test_refuses_several_adapters(tiny_model: Path) -> None:
