@@ -166,3 +166,17 @@ def test_an_interrupted_demo_cancels_its_run_where_the_service_is_not_its_own(
     assert asked[0][0] == f"{api}/filter"
     assert asked[1:] == [(f"{api}/1f/set_state", {"state": {"type": "CANCELLING"}})]
     assert "stopped; what is finished is kept" in capsys.readouterr().err
+
+
+def test_a_server_that_is_gone_does_not_hide_why_the_demo_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+
+    def post(url: str, **_: Any) -> Any:
+        asked.append(url)
+        raise service.ServiceError("it doesn't answer")
+
+    monkeypatch.setattr(service, "post", post)
+    demo._cancel("http://x", "tag")
+    assert asked == ["http://x/api/flow_runs/filter"]
