@@ -181,7 +181,7 @@ class ImportanceConfig(Section):
     """Examples a system, the first of that system's seeded order."""
     shard_size: int = Field(default=100, ge=1)
     """Examples in one moments artifact; more examples score only new shards."""
-    batch_tokens: int = Field(default=2048, ge=1)
+    batch_tokens: int = Field(default=768, ge=1)
     """Padded tokens a forward pass holds at most (a longer example goes alone)."""
     seed: int = Field(default=0, ge=0)
     """Orders each system's examples."""

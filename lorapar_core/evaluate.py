@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from lorapar_core import events
 from lorapar_core.answers import AnswerFormat, answer_format, is_right
+from lorapar_core.batches import batches
 from lorapar_core.config import EvaluationConfig, ModelConfig
 from lorapar_core.examples import token_rows
 from lorapar_core.parquet import read_table, write_table
@@ -101,8 +102,6 @@ def generate(
     device: str,
 ) -> list[list[int]]:
     """Greedy completions (token ids, end-of-sequence included if it came), in prompt order."""
-    from lorapar_core.gradients import batches
-
     lengths = [len(prompt) + config.max_new_tokens for prompt in prompts]
     completions: list[list[int]] = [[] for _ in prompts]
     done = 0

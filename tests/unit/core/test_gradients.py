@@ -10,8 +10,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 from tiny import tiny_model_dir
 
+from lorapar_core.batches import batches
 from lorapar_core.errors import ModelError
-from lorapar_core.gradients import IGNORED, Moments, Side, TokenRow, batches, collate, moments
+from lorapar_core.gradients import IGNORED, Moments, Side, TokenRow, collate, moments
 from lorapar_core.loading import adapter_parameters, load_base
 
 MODULES = ["q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "down_proj"]

@@ -1,0 +1,173 @@
+"""Per-example moments beside the example script's loop, and beside plain matrix multiplication.
+
+The loop is our own writing of what the authors' script does: one example, transformers' own loss,
+one backward pass, each tensor's gradient added up. All run in turn in one process, with the threads
+and the allocator settings of lorapar's own child processes; medians are taken. SmolLM2's shape has
+random weights (no time hangs on them), and 32 examples have lengths as in GSM8K. The tests' tiny
+model (2 layers) takes 32 short ones, for which arithmetic is next to nothing, and those too.
+
+The matrix multiplication is fp32, of the model's weights forward and backward, into outputs that
+stand ready, with as many rows as a batch has tokens. A model's rate counts 4 x parameters x tokens.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from figures import figure, machine
+from peft import LoraConfig, get_peft_model
+from tiny import VOCABULARY, tiny_model_dir
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from lorapar_core.config import ImportanceConfig, RuntimeConfig
+from lorapar_core.gradients import IGNORED, TokenRow, moments
+from lorapar_core.loading import adapter_parameters
+from lorapar_core.process import environment
+
+THREADS = 2
+REPEATS = 7
+EXAMPLES = 32
+BATCH_TOKENS = ImportanceConfig().batch_tokens
+MODULES = ["q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "down_proj"]
+VOCABULARY_SMOLLM2 = 49152
+SHORT = {"prompt": (4, 12), "answer": (3, 8)}
+GSM8K = {"prompt": (25, 110), "answer": (40, 165)}
+
+
+def main() -> None:
+    torch.set_num_threads(THREADS)
+    machine(threads=THREADS)
+    model = adapted(tiny())
+    loop, ours = medians(both(model, examples(VOCABULARY, **SHORT)))
+    figure("importance_ratio_tiny", loop / ours, "ratio")
+    loop, ours = medians(both(model, examples(VOCABULARY, **GSM8K)))
+    figure("importance_ratio_tiny_gsm8k_lengths", loop / ours, "ratio")
+
+    model, rows = adapted(smollm2()), examples(VOCABULARY_SMOLLM2, **GSM8K)
+    tokens = sum(map(len, rows))
+    multiply, products = multiplication(model)
+    loop, ours, multiplied = medians([*both(model, rows), multiply])
+    work = 4 * sum(parameter.numel() for parameter in model.get_base_model().parameters()) * tokens
+    rate = products / multiplied
+    figure("importance_ratio_smollm2", loop / ours, "ratio")
+    figure("importance_matmul_share", work / ours / rate, "share")
+    figure("importance_matmul_gflops", rate / 1e9, "GFLOP/s")
+    figure("importance_gflops", work / ours / 1e9, "GFLOP/s")
+    figure("importance_loop_gflops", work / loop / 1e9, "GFLOP/s")
+
+
+def tiny() -> Any:
+    from lorapar_core.loading import load_base
+
+    with tempfile.TemporaryDirectory() as folder:
+        return load_base(tiny_model_dir(Path(folder)), dtype="float32")
+
+
+def smollm2() -> Any:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY_SMOLLM2,
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        tie_word_embeddings=True,
+    )
+    return LlamaForCausalLM(config)
+
+
+def adapted(base: Any) -> Any:
+    base.requires_grad_(False)
+    lora = LoraConfig(r=8, lora_alpha=16, target_modules=MODULES, init_lora_weights="gaussian")
+    return get_peft_model(base, lora).eval()
+
+
+def examples(
+    vocabulary: int, *, prompt: tuple[int, int], answer: tuple[int, int]
+) -> list[TokenRow]:
+    """Random tokens; `prompt` and `answer` bound their lengths."""
+    draw = random.Random(0)
+
+    def ids(bounds: tuple[int, int]) -> list[int]:
+        return [draw.randrange(6, vocabulary) for _ in range(draw.randint(*bounds))]
+
+    return [TokenRow(str(k), ids(prompt), ids(answer)) for k in range(EXAMPLES)]
+
+
+def both(model: Any, rows: Sequence[TokenRow]) -> list[Callable[[], Any]]:
+    """The loop and ours, on the same model and rows."""
+    parameters = adapter_parameters(model)
+
+    def asking(grad: bool, call: Callable[[], Any]) -> None:
+        for parameter in parameters.values():
+            parameter.requires_grad_(grad)
+        call()
+        model.zero_grad()
+
+    return [
+        lambda: asking(True, lambda: one_example_loop(model, rows, parameters)),
+        lambda: asking(False, lambda: moments(model, rows, batch_tokens=BATCH_TOKENS)),
+    ]
+
+
+def one_example_loop(
+    model: Any, rows: Sequence[TokenRow], parameters: Mapping[str, torch.nn.Parameter]
+) -> None:
+    first = {key: torch.zeros_like(parameter) for key, parameter in parameters.items()}
+    second = {key: torch.zeros_like(parameter) for key, parameter in parameters.items()}
+    for row in rows:
+        model.zero_grad()
+        ids = torch.tensor([row.prompt_ids + row.answer_ids])
+        labels = torch.tensor([[IGNORED] * len(row.prompt_ids) + row.answer_ids])
+        model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels).loss.backward()
+        for key, parameter in parameters.items():
+            gradient = parameter.grad
+            assert gradient is not None
+            first[key] += gradient
+            second[key] += gradient**2
+
+
+def multiplication(model: Any) -> tuple[Callable[[], None], int]:
+    """A call that multiplies by every linear weight and by its transpose, and its operations."""
+    linears = [m for m in model.get_base_model().modules() if isinstance(m, torch.nn.Linear)]
+    weights = [m.weight.detach() for m in linears if min(m.weight.shape) > 8]
+    widths = {width for weight in weights for width in weight.shape}
+    rows = {width: torch.randn(BATCH_TOKENS, width) for width in widths}
+    outputs = {width: torch.empty(BATCH_TOKENS, width) for width in widths}
+
+    def multiply() -> None:
+        for weight in weights:
+            torch.mm(rows[weight.shape[1]], weight.T, out=outputs[weight.shape[0]])
+        for weight in weights:
+            torch.mm(rows[weight.shape[0]], weight, out=outputs[weight.shape[1]])
+
+    return multiply, 4 * BATCH_TOKENS * sum(weight.numel() for weight in weights)
+
+
+def medians(calls: Sequence[Callable[[], Any]]) -> list[float]:
+    """Seconds of each call, made in turn, after one that isn't counted."""
+    seconds: list[list[float]] = [[] for _ in calls]
+    for repeat in range(REPEATS + 1):
+        for call, found in zip(calls, seconds, strict=True):
+            started = time.perf_counter()
+            call()
+            if repeat:
+                found.append(time.perf_counter() - started)
+    return [median(found) for found in seconds]
+
+
+if __name__ == "__main__":
+    settings = environment(RuntimeConfig(device="cpu", threads=THREADS))
+    if any(os.environ.get(name) != value for name, value in settings.items()):
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **settings})
+    main()
