@@ -19,6 +19,7 @@ from lorapar_core.data import sources
 from lorapar_core.data.arithmetic import DEFAULT_COUNT
 from lorapar_core.data.choice import Entry, choose, read_source, require_readable
 from lorapar_core.errors import ConfigError, TooFewExamples
+from lorapar_core.optimizers import require_optimizer
 from tasks.action import UNKNOWN, Action, Input, Outcome
 from tasks.evaluate import evaluate
 from tasks.initialize import initialize
@@ -95,7 +96,11 @@ def check(recipe: Recipe, *, runs: bool = True) -> None:
     Raises:
         ModelError: a model path or package isn't there.
         DataError: a data file isn't there.
+        ConfigError: an optimizer's package isn't installed.
     """
+    if runs:
+        for kind in sorted({stage.kind for stage in recipe.stages}):
+            require_optimizer(getattr(recipe, kind).optimizer)
     models = [(t.model, t.revision) for t in recipe.teachers if t.provider == "local" and t.model]
     for model, revision in [*models, (recipe.model.base, recipe.model.revision)]:
         located = locate(model, revision)

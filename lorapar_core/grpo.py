@@ -24,6 +24,7 @@ from lorapar_core.config import GrpoConfig
 from lorapar_core.errors import TrainingError
 from lorapar_core.examples import token_rows
 from lorapar_core.loading import load_tokenizer
+from lorapar_core.optimizers import optimizer_class
 from lorapar_core.parquet import read_table, write_table
 from lorapar_core.rewards import REWARDS
 from lorapar_core.spec import Spec
@@ -86,6 +87,7 @@ def run(spec: Spec, out: Path) -> None:
         callbacks=[progress],
     )
     trainer.masks = setting.masks
+    trainer.inner = optimizer_class(section.optimizer)
     trainer.prompt_tokens = prompt_tokens
     trainer.train()
     kept.write(out / "completions.parquet", list(rewards))

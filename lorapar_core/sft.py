@@ -19,6 +19,7 @@ from lorapar_core.config import SftConfig
 from lorapar_core.examples import token_rows
 from lorapar_core.gradients import IGNORED
 from lorapar_core.loading import load_tokenizer
+from lorapar_core.optimizers import optimizer_class
 from lorapar_core.spec import Spec
 from lorapar_core.training import (
     MaskedTraining,
@@ -53,6 +54,7 @@ def run(spec: Spec, out: Path) -> None:
         callbacks=[progress],
     )
     trainer.masks = setting.masks
+    trainer.inner = optimizer_class(section.optimizer)
     trainer.train()
     finish(spec, setting, progress, out)
 

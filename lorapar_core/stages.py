@@ -34,7 +34,7 @@ STAGES: dict[str, Stage] = {
     "vote": Stage(1, "lorapar_core.vote"),
     "tally": Stage(1, "lorapar_core.tally"),
     "initialize": Stage(1, "lorapar_core.initialize"),
-    "moments": Stage(1, "lorapar_core.moments"),
+    "moments": Stage(2, "lorapar_core.moments"),
     "score": Stage(1, "lorapar_core.importance"),
     "partition": Stage(1, "lorapar_core.partition"),
     "sft": Stage(2, "lorapar_core.sft"),

@@ -48,6 +48,7 @@ class MaskedTraining:
     """Mixin for a trl trainer: trains the elements of `masks` by adapter key, no others."""
 
     masks: Mapping[str, PackedMask]
+    inner: type[torch.optim.Optimizer]
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         trainer: Any = self
@@ -57,6 +58,7 @@ class MaskedTraining:
             trainer.optimizer = optimizer = MaskedOptimizer(
                 parameters,
                 masks,
+                inner=self.inner,
                 lr=args.learning_rate,
                 betas=(args.adam_beta1, args.adam_beta2),
                 eps=args.adam_epsilon,

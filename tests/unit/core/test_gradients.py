@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +10,20 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from tiny import tiny_model_dir
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lorapar_core.batches import batches
 from lorapar_core.errors import ModelError
 from lorapar_core.gradients import IGNORED, Moments, Side, TokenRow, collate, moments
 from lorapar_core.loading import adapter_parameters, load_base
 
+RANK = 4
 MODULES = ["q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 def adapted(path: Path, *, attention: str = "sdpa", dtype: str = "float32", **lora: Any) -> Any:
     base = load_base(path, dtype=dtype, attention=attention)
-    model = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, target_modules=MODULES, **lora))
+    model = get_peft_model(base, LoraConfig(r=RANK, lora_alpha=8, target_modules=MODULES, **lora))
     generator = torch.Generator().manual_seed(3)
     for parameter in adapter_parameters(model).values():
         parameter.data = torch.randn(parameter.shape, generator=generator) * 0.05
@@ -144,11 +147,45 @@ def test_asks_no_weight_for_a_gradient_and_leaves_no_hook(tiny_model: Path) -> N
     assert not after.requires_grad
 
 
-def test_same_bytes_whatever_order_the_examples_come_in(tiny_model: Path) -> None:
+def test_shards_in_any_order_add_up_to_the_loop(tiny_model: Path) -> None:
+    model, whole = adapted(tiny_model), rows(9)
+    for order in ([0, 1, 2], [2, 0, 1], [1, 2, 0]):
+        shards = [moments(model, whole[3 * k : 3 * k + 3], batch_tokens=90) for k in order]
+        first = {key: sum(shard.first[key] for shard in shards) for key in shards[0].first}
+        second = {key: sum(shard.second[key] for shard in shards) for key in shards[0].second}
+        assert_same(Moments(first, second, 9), loop(model, whole))
+
+
+def test_rows_of_different_lengths_give_the_same_bytes_in_any_order(tiny_model: Path) -> None:
     model = adapted(tiny_model)
-    again = moments(model, rows(), batch_tokens=200)
-    once = moments(model, rows(), batch_tokens=200)
-    assert all(torch.equal(once.first[key], again.first[key]) for key in once.first)
+    different = list({len(row): row for row in rows(12)}.values())
+    assert len(different) > 6
+    once = moments(model, different, batch_tokens=90)
+    again = moments(model, different[::-1], batch_tokens=90)
+    for key in once.first:
+        assert torch.equal(once.first[key], again.first[key])
+        assert torch.equal(once.second[key], again.second[key])
+
+
+def test_one_layers_per_example_gradients_live_at_a_time(tiny_model: Path) -> None:
+    """They are what batched products make that sum over tokens."""
+    live, most, made_in_all = set[int](), 0, 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            nonlocal most, made_in_all
+            made = func(*args, **(kwargs or {}))
+            if func is torch.ops.aten.bmm.default and made.shape[:2] == (7, RANK):
+                live.add(id(made))
+                weakref.finalize(made, live.discard, id(made))
+                most, made_in_all = max(most, len(live)), made_in_all + 1
+            return made
+
+    with Watch():
+        found = moments(adapted(tiny_model), rows(), batch_tokens=4096)
+    assert (most, made_in_all) == (1, len(found.first))
 
 
 def test_collate_marks_the_answer_only() -> None:
@@ -208,3 +245,42 @@ def test_refuses_dropout_in_training_mode(tiny_model: Path) -> None:
     model = adapted(tiny_model, lora_dropout=0.1).train()
     with pytest.raises(ModelError, match="dropout in training mode"):
         moments(model, rows(1), batch_tokens=64)
+
+
+def test_refuses_an_adapter_that_is_not_on_a_linear_module(tiny_model: Path) -> None:
+    base = load_base(tiny_model, dtype="float32")
+    name = "model.layers.0.mlp.up_proj.weight"
+    bare = get_peft_model(base, LoraConfig(r=2, target_parameters=[name], target_modules=[]))
+    with pytest.raises(ModelError, match=r"up_proj has an adapter of another kind \(ParamWrapper"):
+        moments(bare.eval(), rows(1), batch_tokens=64)
+
+
+@pytest.mark.filterwarnings("ignore:`lora_bias=True` was passed")
+def test_refuses_a_bias_of_the_adapter(tiny_model: Path) -> None:
+    with pytest.raises(ModelError, match="a bias of its own"):
+        moments(adapted(tiny_model, lora_bias=True), rows(1), batch_tokens=64)
+
+
+def test_refuses_a_module_that_sees_examples_as_one_list(tiny_model: Path) -> None:
+    """As experts do; and the model is left as it was."""
+    model = adapted(tiny_model)
+    layer = model.base_model.model.model.layers[1].mlp
+    flattened = layer.forward
+    layer.forward = lambda x: flattened(x.flatten(0, 1)).view_as(x)
+    ids = torch.tensor([[7, 8, 9]])
+    before = model(input_ids=ids).logits
+    with pytest.raises(
+        ModelError, match=r"input of shape \(\d+, 64\); expected \(examples, tokens"
+    ):
+        moments(model, rows(2), batch_tokens=512)
+    assert torch.equal(model(input_ids=ids).logits, before)
+
+
+def test_a_forward_that_stood_before_stands_again(tiny_model: Path) -> None:
+    """Libraries that move weights between devices put their own in a module's place."""
+    model = adapted(tiny_model)
+    layer = model.base_model.model.model.layers[0].mlp.up_proj
+    own = layer.forward
+    layer.forward = own
+    moments(model, rows(1), batch_tokens=64)
+    assert vars(layer)["forward"] is own

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
-from tiny_inputs import MODEL, files, run_stage, tiny_inputs
+from tiny_inputs import MODEL, RUNTIME, files, run_stage, spec, tiny_inputs
 
+from lorapar_core.config import RuntimeConfig
 from lorapar_core.errors import ModelError, TooFewExamples
 from lorapar_core.examples import seeded_order, system_ids
 from lorapar_core.importance import importance, refuse_zero
+from tasks.children import Children
 
 Tensors = dict[str, NDArray[np.float32]]
 SHAPES = {"b.lora_A.weight": (2, 3), "a.lora_B.weight": (4,)}
@@ -100,7 +104,10 @@ def inputs(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     return tiny_inputs(tmp_path_factory.mktemp("importance"), tiny_model)
 
 
-def moments(out: Path, inputs: dict[str, Path], start: int, stop: int, **changed: Any) -> Path:
+def moments_of(
+    inputs: dict[str, Path], start: int, stop: int, **changed: Any
+) -> tuple[dict[str, Any], dict[str, Path]]:
+    """Configuration and inputs of a shard."""
     config = {
         "system": 1,
         "start": start,
@@ -110,8 +117,11 @@ def moments(out: Path, inputs: dict[str, Path], start: int, stop: int, **changed
         "model": MODEL,
         **changed,
     }
-    needed = {role: inputs[role] for role in ("base", "adapter", "tokens", "labels")}
-    return run_stage("moments", config, needed, out)
+    return config, {role: inputs[role] for role in ("base", "adapter", "tokens", "labels")}
+
+
+def moments(out: Path, inputs: dict[str, Path], start: int, stop: int, **changed: Any) -> Path:
+    return run_stage("moments", *moments_of(inputs, start, stop, **changed), out)
 
 
 def score(out: Path, inputs: dict[str, Path], shards: Sequence[Path]) -> Path:
@@ -145,6 +155,28 @@ def test_four_examples_begin_with_the_shards_of_two(
     at_once = load_file(score(tmp_path / "at_once", inputs, [whole]) / "importance.safetensors")
     for key, values in parts.items():
         np.testing.assert_allclose(values, at_once[key], rtol=1e-3, atol=1e-6 * values.max())
+
+
+def test_shards_of_two_processes_at_once_are_the_bytes_of_one(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    """And are merged in the order of their numbers, whichever ended first."""
+    here = [moments(tmp_path / f"here{k}", inputs, k, k + 2) for k in (0, 2)]
+    there = [tmp_path / f"there{k}" for k in (0, 2)]
+    runtime = RuntimeConfig.model_validate({**RUNTIME, "children": 2})
+    with Children(runtime) as children, ThreadPoolExecutor(2) as pool:
+        running = []
+        for start, out in zip((0, 2), there, strict=True):
+            out.mkdir()
+            scratch = tmp_path / f"scratch{start}"
+            scratch.mkdir()
+            config, needed = moments_of(inputs, start, start + 2)
+            shard_spec = spec("moments", config, needed, scratch)
+            run = partial(children.run, shard_spec, out, place="device", listen=lambda _: None)
+            running.append(pool.submit(run))
+        for ended in running:
+            ended.result()
+    assert [files(directory) for directory in there] == [files(directory) for directory in here]
 
 
 def test_the_same_bytes_again(inputs: dict[str, Path], tmp_path: Path) -> None:

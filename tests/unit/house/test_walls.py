@@ -12,6 +12,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from importlib.metadata import packages_distributions
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[3]
 FOLDERS = ("artifacts", "lorapar_core", "tasks", "flows")
-HEAVY = frozenset({"torch", "transformers", "trl", "peft", "datasets", "litellm"})
+HEAVY = frozenset({"torch", "transformers", "trl", "peft", "datasets", "litellm", "bitsandbytes"})
 SLOW = (*sorted(HEAVY), "prefect.server")
 
 # folder -> top-level packages that it never imports, at any level
@@ -115,9 +116,9 @@ def test_only_the_stage_task_holds_a_store() -> None:
 
 def test_every_third_party_import_is_declared() -> None:
     document = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    declared = {
-        canonicalize_name(Requirement(line).name) for line in document["project"]["dependencies"]
-    }
+    project = document["project"]
+    lines = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]
+    declared = {canonicalize_name(Requirement(line).name) for line in lines}
     distributions = packages_distributions()
     undeclared = [
         f"{path.relative_to(ROOT)}:{line} imports {module}"

@@ -1,0 +1,46 @@
+"""An optimizer of a package that isn't installed is refused before any work."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_recipe import tiny_recipe
+
+from flows.pipeline import check
+from lorapar_core.config import Recipe
+from lorapar_core.errors import ConfigError
+from lorapar_core.recipe import parse_recipe
+
+
+def recipe(model: Path, **changes: Any) -> Recipe:
+    fields: dict[str, Any] = tiny_recipe(model)
+    for section, values in changes.items():
+        fields[section] = values if isinstance(values, list) else fields[section] | values
+    return parse_recipe(fields)
+
+
+def test_a_run_needs_the_package_and_a_plan_does_not(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    check(recipe(tiny_model))
+    eight = recipe(tiny_model, grpo={"optimizer": "adamw_8bit"})
+    with pytest.raises(ConfigError, match="needs bitsandbytes, which isn't installed"):
+        check(eight)
+    check(eight, runs=False)
+
+
+def test_a_stage_left_out_needs_no_package(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    check(
+        recipe(
+            tiny_model,
+            grpo={"optimizer": "adamw_8bit"},
+            stages=[{"kind": "sft", "system": 1}],
+        )
+    )
