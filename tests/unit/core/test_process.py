@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import platform
+import subprocess
+import sys
 
 import pytest
 
@@ -57,3 +61,39 @@ def test_threads_are_all_cores_unless_told(monkeypatch: pytest.MonkeyPatch) -> N
     assert thread_count(RuntimeConfig()) >= 1
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)  # as on macOS
     assert thread_count(RuntimeConfig()) == (os.cpu_count() or 1)
+
+
+def test_what_the_user_tells_the_allocator_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    assert "trim_threshold" in environment(RuntimeConfig())["GLIBC_TUNABLES"]
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.check=1")
+    assert environment(RuntimeConfig())["GLIBC_TUNABLES"] == "glibc.malloc.check=1"
+
+
+MEMORY = """
+import json, psutil
+from lorapar_core.config import RuntimeConfig
+from lorapar_core.process import reset
+
+def resident_mib():
+    return psutil.Process().memory_info().rss / 2**20
+
+before = resident_mib()
+blocks = [bytearray(b"x") * (1 << 20) for _ in range(200)]
+last = bytearray(1)
+del blocks
+kept = resident_mib()
+reset(RuntimeConfig(device="cpu"))
+print(json.dumps([before, kept, resident_mib()]))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
+def test_a_process_keeps_freed_blocks_and_gives_them_back_between_stages() -> None:
+    told = {**os.environ, **environment(RuntimeConfig(device="cpu"))}
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY], env=told, capture_output=True, check=True, timeout=60
+    )
+    before, kept, after = json.loads(done.stdout)
+    assert kept - before > 190
+    assert after - before < 20
