@@ -19,8 +19,8 @@ def require_optimizer(name: str) -> None:
     """
     if name == "adamw_8bit" and find_spec("bitsandbytes") is None:
         raise ConfigError(
-            "optimizer adamw_8bit needs bitsandbytes, which isn't installed; install it (the extra "
-            "`8bit`), or use adamw"
+            "optimizer adamw_8bit needs bitsandbytes, which isn't installed; use adamw, or "
+            "pip install bitsandbytes (the extra `8bit`)"
         )
 
 

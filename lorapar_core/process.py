@@ -81,6 +81,7 @@ def quiet_libraries() -> None:
         logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(name)s: %(message)s")
     for noisy in ("httpx", "httpcore", "urllib3", "filelock", "fsspec", "LiteLLM", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # warns of kernels nobody asked for
 
 
 def reset(runtime: RuntimeConfig) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -24,7 +25,9 @@ def test_without_bitsandbytes_8_bits_are_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     require_optimizer("adamw")
     for refuse in (require_optimizer, optimizer_class):
-        with pytest.raises(ConfigError, match=r"adamw_8bit needs bitsandbytes.*`8bit`"):
+        with pytest.raises(
+            ConfigError, match=r"adamw_8bit needs bitsandbytes.* pip install bitsandbytes"
+        ):
             refuse("adamw_8bit")
 
 
@@ -51,6 +54,7 @@ def train(parameter: torch.nn.Parameter, stepped: MaskedOptimizer, steps: range)
         stepped.step()
 
 
+@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="needs the extra 8bit")
 def test_8_bit_adamw_trains_active_elements_and_goes_on_with_the_same_bits() -> None:
     whole, start = weights(), weights()
     train(whole, optimizer(whole), range(6))

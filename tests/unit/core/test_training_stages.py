@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -295,6 +296,17 @@ def test_two_runs_write_the_same_bytes(inputs: dict[str, Path], tmp_path: Path, 
         files(other)["adapter/adapter_model.safetensors"]
         != files(once)["adapter/adapter_model.safetensors"]
     )
+
+
+@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="needs the extra 8bit")
+@pytest.mark.parametrize("stage", ["sft", "grpo"])
+def test_8_bit_adamw_is_another_optimizer(
+    inputs: dict[str, Path], tmp_path: Path, stage: str
+) -> None:
+    plain = train(tmp_path / "plain", inputs, stage)
+    eight = train(tmp_path / "eight", inputs, stage, optimizer="adamw_8bit")
+    assert_only_active_moved(eight, inputs, 1, least=0.9)
+    assert files(eight) != files(plain)
 
 
 def test_no_example_of_the_system(inputs: dict[str, Path], tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def test_every_third_party_import_is_declared() -> None:
         for path in modules(folder)
         for line, module in imports(path.read_text(encoding="utf-8"))
         if (top := module.partition(".")[0]) not in {*FOLDERS, *sys.stdlib_module_names}
-        and not {canonicalize_name(name) for name in distributions.get(top, [])} & declared
+        and not {canonicalize_name(name) for name in distributions.get(top, [top])} & declared
     ]
     assert not undeclared, "\n".join(undeclared)
 
