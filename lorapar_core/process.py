@@ -30,8 +30,7 @@ _ENVIRONMENT = {
 # glibc gives large freed blocks back to the system and takes them anew, and each fresh page costs
 # a fault: about a tenth of a training step. Other C libraries don't read this.
 _KEEP_FREED_BLOCKS = (
-    "glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=68719476736:"
-    "glibc.malloc.hugetlb=1"
+    "glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=68719476736"
 )
 
 
