@@ -23,7 +23,7 @@ from typing import Any, TextIO
 
 from lorapar_core import events
 from lorapar_core.errors import LoraparError
-from lorapar_core.process import quiet_libraries, reset
+from lorapar_core.process import give_back_memory, quiet_libraries, reset
 from lorapar_core.spec import Spec
 from lorapar_core.stages import stage
 
@@ -42,6 +42,7 @@ def serve() -> int:
     for line in sys.stdin:
         request = json.loads(line)
         _send(channel, _answer(request))
+        give_back_memory()
     return 0
 
 

@@ -215,6 +215,10 @@ class StageConfig(Section):
     """Passes over the data."""
 
 
+Optimizer = Literal["adamw", "adamw_8bit"]
+"""torch's fused AdamW, or that of bitsandbytes (`pip install bitsandbytes`): moments in 8 bits."""
+
+
 class SftConfig(Section):
     """Supervised fine-tuning; the paper's values are the defaults."""
 
@@ -233,9 +237,8 @@ class SftConfig(Section):
     """Examples a forward pass."""
     accumulation: int = Field(default=32, ge=1)
     """Forward passes an optimizer step."""
-    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
-    """torch's fused AdamW, or that of bitsandbytes with its moments in 8 bits (install the extra
-    `8bit`)."""
+    optimizer: Optimizer = "adamw"
+    """See `Optimizer`."""
     weight_decay: float = Field(default=0.0, ge=0)
     """AdamW's decoupled decay, on active elements only."""
     adam_beta1: float = Field(default=0.9, ge=0, lt=1)
@@ -278,9 +281,8 @@ class GrpoConfig(Section):
     """Learning-rate schedule, by transformers' names."""
     warmup: float = Field(default=0.1, ge=0, lt=1)
     """Share of steps that warm up."""
-    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
-    """torch's fused AdamW, or that of bitsandbytes with its moments in 8 bits (install the extra
-    `8bit`)."""
+    optimizer: Optimizer = "adamw"
+    """See `Optimizer`."""
     weight_decay: float = Field(default=0.1, ge=0)
     """AdamW's decoupled decay, on active elements only."""
     adam_beta1: float = Field(default=0.9, ge=0, lt=1)

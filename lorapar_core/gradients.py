@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from lorapar_core.batches import batches
+from lorapar_core.errors import DataError
 from lorapar_core.per_example import summing
 
 if TYPE_CHECKING:
@@ -57,13 +58,27 @@ def moments(
 
     Raises:
         ModelError: an adapter or a mode in which this would be wrong.
+        DataError: a row has no answer token that a token stands before.
     """
+    for row in rows:
+        if len(row) < 2 or not row.answer_ids:
+            raise DataError(
+                f"example {row.example_id} has {len(row.prompt_ids)} prompt tokens and "
+                f"{len(row.answer_ids)} answer tokens; an answer needs one before it"
+            )
     with summing(model) as sums, _head_at_labels(model) as select:
         for batch in batches([len(row) for row in rows], batch_tokens):
             ids, mask, labels = collate([rows[i] for i in batch], padding=padding)
-            backward(model, ids.to(device), mask.to(device), labels.to(device), select)
-    first = {key: total for key, (total, _) in sums.items()}
-    return Moments(first, {key: total for key, (_, total) in sums.items()}, len(rows))
+            sums.expect(ids)
+            # On the right nothing attends to padding, and causal attention needs no mask.
+            masking = _masking(mask.to(device)) if padding == "left" else {}
+            backward(model, ids.to(device), labels.to(device), select, **masking)
+    return Moments(sums.first, sums.second, len(rows))
+
+
+def _masking(mask: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Attention mask, and positions as if nothing stood before a row."""
+    return {"attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
 
 
 def collate(
@@ -97,22 +112,19 @@ class _Selection:
 def backward(
     model: PeftModel,
     ids: torch.Tensor,
-    mask: torch.Tensor,
     labels: torch.Tensor,
     select: _Selection,
+    **masking: torch.Tensor,
 ) -> None:
     """Backward from Σ_n of the mean cross-entropy over row n's labels."""
     chosen = labels != IGNORED
     select.positions = chosen
-    positions = (mask.cumsum(1) - 1).clamp(min=0)  # as if nothing stood before a row
-    logits = model(
-        input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False
-    ).logits  # (labelled positions, vocabulary)
+    logits = model(input_ids=ids, use_cache=False, **masking).logits  # (labelled, vocabulary)
     each = chosen.sum(1)  # (rows,)
     with torch.no_grad():
         slope = torch.softmax(logits, -1, dtype=torch.float32)
         slope[torch.arange(len(slope), device=slope.device), labels[chosen]] -= 1
-        slope /= each.clamp(min=1).repeat_interleave(each)[:, None]
+        slope /= each.repeat_interleave(each)[:, None]
     logits.backward(slope.to(logits.dtype))
 
 

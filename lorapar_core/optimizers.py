@@ -25,7 +25,7 @@ def require_optimizer(name: str) -> None:
 
 
 def optimizer_class(name: str) -> type[torch.optim.Optimizer]:
-    """Its class, element-wise.
+    """The class that `name` stands for, one of `masked_optimizer.ELEMENTWISE`.
 
     Raises:
         ConfigError: its package isn't installed.

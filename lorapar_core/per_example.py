@@ -2,20 +2,23 @@
 
 A LoRA layer computes y = base(x) + h Bᵀ·s with h = x Aᵀ, s its scale, and x (examples, tokens, in).
 With g the loss's gradient at y, and the loss a sum Σ_n L_n over examples that don't see each other,
-the gradients of L_n are, transposed as they lie here,
+the gradients of L_n are
 
-    B_n = s · h_nᵀ g_n                   (rank, out)
+    B_n = s · (h_nᵀ g_n)ᵀ                (out, rank), computed and summed as (rank, out)
     A_n = s · (g_n B)ᵀ x_n               (rank, in)
 
 `summing` puts an autograd function in the place of each layer's forward. Its backward pass adds
 Σ_n G_n and Σ_n G_n² to sums; G_n itself lives for one layer at a time. Long sides stay last, since
 matrix libraries take (rank, tokens) @ (tokens, out) several times faster than its transpose.
 No weight asks for a gradient, and none is computed below the lowest adapter.
+
+A layer must be given each batch once a forward pass, as (examples, tokens, width); anything else is
+refused, but for a batch of as many examples as tokens that a model turns over.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -29,8 +32,20 @@ from lorapar_core.loading import adapter_parameters
 if TYPE_CHECKING:
     from peft import PeftModel
 
-Sums = dict[str, tuple[torch.Tensor, torch.Tensor]]
-"""Adapter key -> Σ_n G_n and Σ_n G_n², float32 of the weight's shape."""
+
+class Sums:
+    """Adapter key -> Σ_n G_n (`first`) and Σ_n G_n² (`second`), float32 of the weight's shape."""
+
+    def __init__(self) -> None:
+        self.first: dict[str, torch.Tensor] = {}
+        self.second: dict[str, torch.Tensor] = {}
+        self.shape: tuple[int, ...] = ()
+        self.batches = 0
+
+    def expect(self, ids: torch.Tensor) -> None:
+        """A forward pass over `ids` (examples, tokens) follows."""
+        self.shape = tuple(ids.shape)
+        self.batches += 1
 
 
 class _Sum:
@@ -50,12 +65,32 @@ class _Sum:
 class _Layer:
     """One LoRA layer: its weights with the long side last, and its sums."""
 
-    def __init__(self, layer: Any) -> None:
+    def __init__(self, name: str, layer: Any, sums: Sums) -> None:
+        self._name, self._sums, self._seen = name, sums, 0
         self.base = layer.base_layer
         self.scale: float = layer.scaling["default"]
         self.a = layer.lora_A["default"].weight.detach()  # (rank, in)
         self.b = (layer.lora_B["default"].weight.detach() * self.scale).T.contiguous()  # s·Bᵀ
         self.sum_a, self.sum_b = _Sum(self.a), _Sum(self.b)
+
+    def enter(self, x: torch.Tensor) -> None:
+        """Refuse what the sums would be wrong for.
+
+        Raises:
+            ModelError: examples can't be told apart, or a second call in a forward pass.
+        """
+        if tuple(x.shape[:-1]) != self._sums.shape:
+            raise ModelError(
+                f"{self._name} is given an input of shape {tuple(x.shape)}; expected "
+                f"{self._sums.shape} examples and tokens, then width. A module that sees tokens in "
+                "another order, as experts do, can't be scored: leave it out of lora.modules"
+            )
+        if self._seen == self._sums.batches:
+            raise ModelError(
+                f"{self._name} is used twice in a forward pass; a shared module can't be scored: "
+                "leave it out of lora.modules"
+            )
+        self._seen = self._sums.batches
 
     def moments(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Σ G and Σ G² of A, then of B, each of its weight's shape."""
@@ -97,12 +132,7 @@ class _Branch(torch.autograd.Function):
 
 
 def _forward(layer: _Layer, anchor: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    if x.dim() != 3:
-        raise ModelError(
-            f"a LoRA layer is given an input of shape {tuple(x.shape)}; expected (examples, "
-            "tokens, width): where a module sees the tokens of several examples as one list, as "
-            "experts do, they can't be told apart. Leave it out of lora.modules"
-        )
+    layer.enter(x)
     branch: torch.Tensor = _Branch.apply(layer.base(x), x, anchor, layer)
     return branch
 
@@ -115,38 +145,39 @@ def summing(model: PeftModel) -> Iterator[Sums]:
         ModelError: an adapter or a mode in which the sums would be wrong.
     """
     refuse_unsupported(model)
+    sums = Sums()
     modules = _lora_layers(model)
-    layers = [_Layer(module) for module in modules]
+    layers = [_Layer(name, module, sums) for name, module in modules.items()]
     anchor = torch.zeros((), requires_grad=True)  # or the lowest layers' outputs would ask for none
-    before = [vars(module).get("forward") for module in modules]
-    sums: Sums = {}
+    before = [vars(module).get("forward") for module in modules.values()]
     try:
-        for module, layer in zip(modules, layers, strict=True):
+        for module, layer in zip(modules.values(), layers, strict=True):
             module.forward = partial(_forward, layer, anchor)
         yield sums
-        sums |= _by_key(model, modules, layers)
+        _fill(sums, model, modules.values(), layers)
     finally:
-        for module, forward in zip(modules, before, strict=True):
+        for module, forward in zip(modules.values(), before, strict=True):
             if forward is None:
                 vars(module).pop("forward", None)
             else:
                 module.forward = forward
 
 
-def _by_key(model: PeftModel, modules: Sequence[Any], layers: Sequence[_Layer]) -> Sums:
+def _fill(sums: Sums, model: PeftModel, modules: Iterable[Any], layers: Iterable[_Layer]) -> None:
     keys = {id(parameter): key for key, parameter in adapter_parameters(model).items()}
-    sums: Sums = {}
+    found = {}
     for module, layer in zip(modules, layers, strict=True):
         weights = module.lora_A["default"].weight, module.lora_B["default"].weight
         for weight, moments in zip(weights, layer.moments(), strict=True):
-            sums[keys[id(weight)]] = moments
-    return dict(sorted(sums.items()))
+            found[keys[id(weight)]] = moments
+    for key in sorted(found):
+        sums.first[key], sums.second[key] = found[key]
 
 
-def _lora_layers(model: PeftModel) -> list[Any]:
+def _lora_layers(model: PeftModel) -> dict[str, Any]:
     from peft.tuners.lora import LoraLayer
 
-    return [module for module in model.modules() if isinstance(module, LoraLayer)]
+    return {name: layer for name, layer in model.named_modules() if isinstance(layer, LoraLayer)}
 
 
 def refuse_unsupported(model: PeftModel) -> None:
@@ -154,8 +185,8 @@ def refuse_unsupported(model: PeftModel) -> None:
 
     Raises:
         ModelError: several adapters, a LoRA variant (DoRA and others), a merged or disabled
-            adapter, one on an embedding, a convolution or a bare parameter, or activation
-            checkpointing.
+            adapter, one on an embedding, the output head, a convolution or a bare parameter, other
+            weights that train, or activation checkpointing.
     """
     if list(model.peft_config) != ["default"]:
         raise ModelError(
@@ -163,20 +194,26 @@ def refuse_unsupported(model: PeftModel) -> None:
         )
     if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
         raise ModelError("activation checkpointing is on; switch it off for scoring")
-    for name, module in model.named_modules():
-        problem = _problem(module)
+    head = model.get_output_embeddings()
+    for name, module in _lora_layers(model).items():
+        problem = "an adapter on the output head" if module is head else _problem(module)
         if problem:
             raise ModelError(
                 f"{name} has {problem}; per-example gradients would be wrong. Score a plain LoRA "
                 "on linear modules, unmerged, in evaluation mode"
             )
+    adapter = {id(parameter) for parameter in adapter_parameters(model).values()}
+    others = [n for n, p in model.named_parameters() if p.requires_grad and id(p) not in adapter]
+    if others:
+        raise ModelError(
+            f"{len(others)} weights beside the adapter ask for gradients, {others[0]} first; "
+            "scoring takes LoRA alone, without modules_to_save or biases"
+        )
 
 
 def _problem(module: Any) -> str | None:
-    from peft.tuners.lora import Embedding, Linear, LoraLayer
+    from peft.tuners.lora import Embedding, Linear
 
-    if not isinstance(module, LoraLayer):
-        return None
     if isinstance(module, Embedding):
         return "an embedding adapter"
     if not isinstance(module, Linear):
@@ -185,6 +222,7 @@ def _problem(module: Any) -> str | None:
         "a LoRA variant such as DoRA": bool(module.lora_variant),
         "a merged adapter": module.merged,
         "a disabled adapter": module.disable_adapters,
+        "an inactive adapter": list(module.active_adapters) != ["default"],
         "a bias of its own (lora_bias)": module.lora_B["default"].bias is not None,
         "dropout in training mode": module.training
         and not isinstance(module.lora_dropout["default"], torch.nn.Identity),

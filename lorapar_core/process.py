@@ -28,7 +28,8 @@ _ENVIRONMENT = {
 }
 
 # glibc gives large freed blocks back to the system and takes them anew, and each fresh page costs
-# a fault: about a tenth of a training step. Other C libraries don't read this.
+# a fault: up to a tenth of a step. Before 2.35 it refuses so high a threshold.
+_KEEPS_FREED_BLOCKS = (2, 35)
 _KEEP_FREED_BLOCKS = (
     "glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=68719476736"
 )
@@ -48,9 +49,23 @@ def environment(runtime: RuntimeConfig) -> dict[str, str]:
         **_ENVIRONMENT,
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
-        "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", _KEEP_FREED_BLOCKS),
+        **_allocator(),
         **_one_gpu(runtime.device, os.environ.get("CUDA_VISIBLE_DEVICES")),
     }
+
+
+def _allocator() -> dict[str, str]:
+    if "GLIBC_TUNABLES" in os.environ or _glibc() < _KEEPS_FREED_BLOCKS:
+        return {}
+    return {"GLIBC_TUNABLES": _KEEP_FREED_BLOCKS}
+
+
+def _glibc() -> tuple[int, ...]:
+    """Its version, (2, 36) for one; empty where there is another C library."""
+    if "CS_GNU_LIBC_VERSION" not in os.confstr_names:
+        return ()
+    version = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")[2]
+    return tuple(int(part) for part in version.split(".") if part.isdigit())
 
 
 def _one_gpu(device: str, visible: str | None) -> dict[str, str]:
@@ -89,14 +104,13 @@ def reset(runtime: RuntimeConfig) -> None:
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed(0)
     gc.collect()
-    _give_back_memory()
     if "torch" in sys.modules:
         reset_torch(runtime)
 
 
-def _give_back_memory() -> None:
-    """Hand the blocks that were kept (`_KEEP_FREED_BLOCKS`) to the system: another process, or a
-    smaller stage in this one, may follow."""
+def give_back_memory() -> None:
+    """Hand what a stage has freed to the system, for other processes and smaller stages."""
+    gc.collect()
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's; musl has none
         if trim is not None:

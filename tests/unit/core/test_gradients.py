@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
 from tiny import tiny_model_dir
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lorapar_core.batches import batches
-from lorapar_core.errors import ModelError
+from lorapar_core.errors import DataError, ModelError
 from lorapar_core.gradients import IGNORED, Moments, Side, TokenRow, collate, moments
 from lorapar_core.loading import adapter_parameters, load_base
 
@@ -24,6 +26,11 @@ MODULES = ["q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "down_proj"]
 def adapted(path: Path, *, attention: str = "sdpa", dtype: str = "float32", **lora: Any) -> Any:
     base = load_base(path, dtype=dtype, attention=attention)
     model = get_peft_model(base, LoraConfig(r=RANK, lora_alpha=8, target_modules=MODULES, **lora))
+    return drawn(model)
+
+
+def drawn(model: Any) -> Any:
+    """With random adapter weights."""
     generator = torch.Generator().manual_seed(3)
     for parameter in adapter_parameters(model).values():
         parameter.data = torch.randn(parameter.shape, generator=generator) * 0.05
@@ -90,6 +97,53 @@ def test_equals_the_loop_where_the_head_is_the_embedding(tmp_path: Path, padding
     model = adapted(tiny_model_dir(tmp_path / "tied", tied=True))
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
     ours = moments(model, rows(), batch_tokens=200, padding=padding)
+    assert_same(ours, loop(model, rows()))
+
+
+def small(kind: str) -> Any:
+    """Random models with parts that the tiny one hasn't."""
+    from transformers import (
+        Gemma2Config,
+        Gemma2ForCausalLM,
+        GPT2Config,
+        GPT2LMHeadModel,
+        Qwen2Config,
+        Qwen2ForCausalLM,
+    )
+
+    sizes: dict[str, Any] = {
+        "vocab_size": 448,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "pad_token_id": None,
+    }
+    torch.manual_seed(0)
+    if kind == "biases":
+        model: Any = Qwen2ForCausalLM(Qwen2Config(**sizes))
+        for layer in model.model.layers:
+            for name in ("q_proj", "k_proj", "v_proj"):
+                torch.nn.init.normal_(getattr(layer.self_attn, name).bias, std=0.1)
+        return model
+    if kind == "capped logits and sliding windows":
+        return Gemma2ForCausalLM(
+            Gemma2Config(**sizes, sliding_window=8, final_logit_softcapping=3.0)
+        )
+    return GPT2LMHeadModel(GPT2Config(vocab_size=448, n_embd=64, n_layer=2, n_head=4))
+
+
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False")
+@pytest.mark.parametrize("padding", ["right", "left"])
+@pytest.mark.parametrize("kind", ["biases", "capped logits and sliding windows", "transposed"])
+def test_equals_the_loop_on_other_models(kind: str, padding: Side) -> None:
+    """With a scale that is no power of two."""
+    base = small(kind).requires_grad_(False)
+    targets = ["c_attn", "c_fc"] if kind == "transposed" else MODULES
+    model = drawn(get_peft_model(base, LoraConfig(r=3, lora_alpha=7, target_modules=targets)))
+    ours = moments(model, rows(), batch_tokens=120, padding=padding)
     assert_same(ours, loop(model, rows()))
 
 
@@ -261,19 +315,62 @@ def test_refuses_a_bias_of_the_adapter(tiny_model: Path) -> None:
         moments(adapted(tiny_model, lora_bias=True), rows(1), batch_tokens=64)
 
 
-def test_refuses_a_module_that_sees_examples_as_one_list(tiny_model: Path) -> None:
+@pytest.mark.parametrize(
+    "order",
+    [lambda x: x.flatten(0, 1), lambda x: x.flatten(0, 1)[None], lambda x: x.transpose(0, 1)],
+    ids=["a list", "a list of one", "tokens first"],
+)
+def test_refuses_a_module_that_sees_tokens_in_another_order(
+    tiny_model: Path, order: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
     """As experts do; and the model is left as it was."""
     model = adapted(tiny_model)
     layer = model.base_model.model.model.layers[1].mlp
-    flattened = layer.forward
-    layer.forward = lambda x: flattened(x.flatten(0, 1)).view_as(x)
+    forward = layer.forward
+    layer.forward = lambda x: forward(order(x)).sum() * x
     ids = torch.tensor([[7, 8, 9]])
     before = model(input_ids=ids).logits
-    with pytest.raises(
-        ModelError, match=r"input of shape \(\d+, 64\); expected \(examples, tokens"
-    ):
+    with pytest.raises(ModelError, match=r"layers\.1\.mlp\.gate_proj is given an input of shape"):
         moments(model, rows(2), batch_tokens=512)
     assert torch.equal(model(input_ids=ids).logits, before)
+
+
+def test_refuses_a_module_that_is_used_twice(tiny_model: Path) -> None:
+    model = adapted(tiny_model)
+    layer = model.base_model.model.model.layers[1].mlp
+    forward = layer.forward
+    layer.forward = lambda x: forward(x) + forward(2 * x)
+    with pytest.raises(ModelError, match=r"layers\.1\.mlp\.gate_proj is used twice"):
+        moments(model, rows(2), batch_tokens=512)
+
+
+def test_refuses_an_inactive_adapter(tiny_model: Path) -> None:
+    model = adapted(tiny_model)
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            module._active_adapter = []
+    with pytest.raises(ModelError, match="an inactive adapter"):
+        moments(model, rows(1), batch_tokens=64)
+
+
+def test_refuses_other_weights_that_train(tiny_model: Path) -> None:
+    with pytest.raises(ModelError, match=r"1 weights beside the adapter .*norm\.modules_to_save"):
+        moments(adapted(tiny_model, modules_to_save=["model.norm"]), rows(1), batch_tokens=64)
+
+
+def test_refuses_an_adapter_on_the_head(tiny_model: Path) -> None:
+    base = load_base(tiny_model, dtype="float32")
+    model = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj", "lm_head"]))
+    with pytest.raises(ModelError, match="lm_head has an adapter on the output head"):
+        moments(model.eval(), rows(1), batch_tokens=64)
+
+
+@pytest.mark.parametrize(("prompt", "answer"), [([7, 8], []), ([], [9]), ([], [])])
+def test_refuses_an_example_with_nothing_to_score(
+    tiny_model: Path, prompt: list[int], answer: list[int]
+) -> None:
+    with pytest.raises(DataError, match=f"example odd has {len(prompt)} prompt tokens"):
+        moments(adapted(tiny_model), [*rows(2), TokenRow("odd", prompt, answer)], batch_tokens=64)
 
 
 def test_a_forward_that_stood_before_stands_again(tiny_model: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import subprocess
 import sys
 
@@ -12,7 +11,7 @@ import pytest
 
 from lorapar_core.config import RuntimeConfig
 from lorapar_core.errors import ConfigError
-from lorapar_core.process import device, environment, thread_count
+from lorapar_core.process import _glibc, device, environment, thread_count
 
 
 @pytest.mark.parametrize(
@@ -64,16 +63,25 @@ def test_threads_are_all_cores_unless_told(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_what_the_user_tells_the_allocator_stands(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
-    assert "trim_threshold" in environment(RuntimeConfig())["GLIBC_TUNABLES"]
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.check=1")
-    assert environment(RuntimeConfig())["GLIBC_TUNABLES"] == "glibc.malloc.check=1"
+    assert "GLIBC_TUNABLES" not in environment(RuntimeConfig())
+
+
+@pytest.mark.parametrize(("version", "told"), [("glibc 2.34", False), ("glibc 2.35", True)])
+def test_an_old_allocator_is_told_nothing(
+    monkeypatch: pytest.MonkeyPatch, version: str, told: bool
+) -> None:
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    monkeypatch.setattr(os, "confstr_names", {"CS_GNU_LIBC_VERSION": 2})
+    monkeypatch.setattr(os, "confstr", lambda _: version)
+    assert ("GLIBC_TUNABLES" in environment(RuntimeConfig())) is told
+    monkeypatch.setattr(os, "confstr_names", {})  # as on macOS
+    assert "GLIBC_TUNABLES" not in environment(RuntimeConfig())
 
 
 MEMORY = """
 import json, psutil
-from lorapar_core.config import RuntimeConfig
-from lorapar_core.process import reset
+from lorapar_core.process import give_back_memory
 
 def resident_mib():
     return psutil.Process().memory_info().rss / 2**20
@@ -83,13 +91,14 @@ blocks = [bytearray(b"x") * (1 << 20) for _ in range(200)]
 last = bytearray(1)
 del blocks
 kept = resident_mib()
-reset(RuntimeConfig(device="cpu"))
+give_back_memory()
 print(json.dumps([before, kept, resident_mib()]))
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
-def test_a_process_keeps_freed_blocks_and_gives_them_back_between_stages() -> None:
+@pytest.mark.skipif(_glibc() < (2, 35), reason="a setting of glibc 2.35 and later")
+def test_a_process_keeps_freed_blocks_and_gives_them_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
     told = {**os.environ, **environment(RuntimeConfig(device="cpu"))}
     done = subprocess.run(
         [sys.executable, "-c", MEMORY], env=told, capture_output=True, check=True, timeout=60
