@@ -162,6 +162,8 @@ def _plan(options: argparse.Namespace) -> int:
         if package != name:
             remedy = install_hint(package)
         print(f"absent on this machine: {name}; {remedy}")
+    for said in planned["missing_packages"]:
+        print(f"not installed: {said}")
     for name in planned["missing_keys"]:
         print(f"not set: {name}; a run that asks its teacher needs it")
     return 0

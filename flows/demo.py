@@ -5,6 +5,7 @@ It uses the state directory of `lorapar up`, so that the UI shows the demo's run
 
 from __future__ import annotations
 
+import io
 import signal
 import subprocess
 import sys
@@ -23,6 +24,8 @@ from lorapar_core.errors import LoraparError, StageFailed
 
 def main() -> int:
     """Run the demo; returns the exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # into a file too, our lines in Prefect's order
+        sys.stdout.reconfigure(line_buffering=True)
     for number in (signal.SIGTERM, signal.SIGHUP):  # so that what was started is stopped
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup asks
             signal.signal(number, lambda number, _: sys.exit(128 + number))

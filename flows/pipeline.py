@@ -111,6 +111,17 @@ def check(recipe: Recipe, *, runs: bool = True) -> None:
             sources.check(text)
 
 
+def missing_packages(recipe: Recipe) -> list[str]:
+    """What the recipe's optimizers say of packages that aren't installed, for a plan."""
+    said = []
+    for name in sorted({getattr(recipe, stage.kind).optimizer for stage in recipe.stages}):
+        try:
+            require_optimizer(name)
+        except ConfigError as error:
+            said.append(str(error))
+    return said
+
+
 def missing_keys(recipe: Recipe, *, environment: Mapping[str, str]) -> dict[str, str]:
     """Teacher -> the variable that should hold its key and doesn't."""
     return {

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from artifacts import Store
-from flows.pipeline import missing_keys, pipeline
+from flows.pipeline import missing_keys, missing_packages, pipeline
 from lorapar_core.base import locate
 from lorapar_core.config import Recipe
 from tasks.action import Action, Outcome
@@ -66,6 +66,7 @@ def plan(recipe: Recipe, *, store: Store) -> dict[str, Any]:
         "local_votes": local,
         "cost_usd": None if asked else 0.0,
         "absent": [recipe.model.base] if base.path is None else [],
+        "missing_packages": missing_packages(recipe),
         "missing_keys": sorted(missing_keys(recipe, environment=os.environ).values()),
         "memory_gib": None,
         "disk_gib": None,

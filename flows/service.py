@@ -228,6 +228,7 @@ def environment(url: str) -> dict[str, str]:
         VARIABLE: str(store_root(None)),
         "NO_PROXY": direct,
         "no_proxy": direct,
+        "PREFECT_HOME": str(state / "prefect"),  # else it writes to ~/.prefect
         "PREFECT_API_URL": f"{url}/api",
         "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{database}",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",

@@ -216,7 +216,6 @@ class StageConfig(Section):
 
 
 Optimizer = Literal["adamw", "adamw_8bit"]
-"""torch's fused AdamW, or that of bitsandbytes (`pip install bitsandbytes`): moments in 8 bits."""
 
 
 class SftConfig(Section):
@@ -238,7 +237,8 @@ class SftConfig(Section):
     accumulation: int = Field(default=32, ge=1)
     """Forward passes an optimizer step."""
     optimizer: Optimizer = "adamw"
-    """See `Optimizer`."""
+    """torch's AdamW, or that of bitsandbytes (the extra `8bit`), which holds its moments in 8
+    bits."""
     weight_decay: float = Field(default=0.0, ge=0)
     """AdamW's decoupled decay, on active elements only."""
     adam_beta1: float = Field(default=0.9, ge=0, lt=1)
@@ -282,7 +282,8 @@ class GrpoConfig(Section):
     warmup: float = Field(default=0.1, ge=0, lt=1)
     """Share of steps that warm up."""
     optimizer: Optimizer = "adamw"
-    """See `Optimizer`."""
+    """torch's AdamW, or that of bitsandbytes (the extra `8bit`), which holds its moments in 8
+    bits."""
     weight_decay: float = Field(default=0.1, ge=0)
     """AdamW's decoupled decay, on active elements only."""
     adam_beta1: float = Field(default=0.9, ge=0, lt=1)

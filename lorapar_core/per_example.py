@@ -144,7 +144,7 @@ def summing(model: PeftModel) -> Iterator[Sums]:
     Raises:
         ModelError: an adapter or a mode in which the sums would be wrong.
     """
-    refuse_unsupported(model)
+    _refuse_unsupported(model)
     sums = Sums()
     modules = _lora_layers(model)
     layers = [_Layer(name, module, sums) for name, module in modules.items()]
@@ -180,13 +180,13 @@ def _lora_layers(model: PeftModel) -> dict[str, Any]:
     return {name: layer for name, layer in model.named_modules() if isinstance(layer, LoraLayer)}
 
 
-def refuse_unsupported(model: PeftModel) -> None:
+def _refuse_unsupported(model: PeftModel) -> None:
     """Raise where the sums would be wrong.
 
     Raises:
-        ModelError: several adapters, a LoRA variant (DoRA and others), a merged or disabled
-            adapter, one on an embedding, the output head, a convolution or a bare parameter, other
-            weights that train, or activation checkpointing.
+        ModelError: several adapters, a LoRA variant (DoRA and others), dropout, a merged, disabled
+            or inactive adapter, one with a bias of its own, one on an embedding, the output head, a
+            convolution or a bare parameter, other weights that train, or activation checkpointing.
     """
     if list(model.peft_config) != ["default"]:
         raise ModelError(

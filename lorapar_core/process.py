@@ -7,7 +7,6 @@ them. Stages seed what they draw themselves; the seed here only makes an oversig
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import logging
 import os
@@ -28,11 +27,12 @@ _ENVIRONMENT = {
 }
 
 # glibc gives large freed blocks back to the system and takes them anew, and each fresh page costs
-# a fault: up to a tenth of a step. Before 2.35 it refuses so high a threshold.
-_KEEPS_FREED_BLOCKS = (2, 35)
+# a fault.
 _KEEP_FREED_BLOCKS = (
     "glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=68719476736"
 )
+_OLDEST_GLIBC = (2, 35)
+"""Of those that take so high a threshold."""
 
 
 def thread_count(runtime: RuntimeConfig) -> int:
@@ -55,7 +55,7 @@ def environment(runtime: RuntimeConfig) -> dict[str, str]:
 
 
 def _allocator() -> dict[str, str]:
-    if "GLIBC_TUNABLES" in os.environ or _glibc() < _KEEPS_FREED_BLOCKS:
+    if "GLIBC_TUNABLES" in os.environ or _glibc() < _OLDEST_GLIBC:
         return {}
     return {"GLIBC_TUNABLES": _KEEP_FREED_BLOCKS}
 
@@ -110,6 +110,8 @@ def reset(runtime: RuntimeConfig) -> None:
 
 def give_back_memory() -> None:
     """Hand what a stage has freed to the system, for other processes and smaller stages."""
+    import ctypes
+
     gc.collect()
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's; musl has none

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,9 @@ REPOSITORY = TESTS.parent
 for folder in (TESTS, REPOSITORY):
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
+
+# Before anybody imports Prefect, which else writes to ~/.prefect.
+os.environ.setdefault("PREFECT_HOME", tempfile.mkdtemp(prefix="lorapar-tests-prefect-"))
 
 from tiny import tiny_model_dir, tiny_tokenizer_dir  # noqa: E402
 

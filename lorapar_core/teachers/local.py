@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from lorapar_core import events
+from lorapar_core.batches import batches
 from lorapar_core.errors import VoteError
 from lorapar_core.loading import load_base, load_tokenizer
 from lorapar_core.teachers.ballot import Ballot
@@ -113,7 +114,7 @@ def label_logprobs(
     cache = _prefix_cache(model, prefix, device)
     scores: list[tuple[float, float]] = [(math.nan, math.nan)] * len(contexts)
     done = 0
-    for batch in _batches([len(ids) - len(prefix) for ids, _, _ in contexts]):
+    for batch in batches([len(ids) - len(prefix) for ids, _, _ in contexts], BATCH_TOKENS):
         rows = [contexts[i][0][len(prefix) :] for i in batch]
         logprobs = _last_logprobs(model, rows, cache, len(prefix), device)
         for row, i in enumerate(batch):
@@ -132,17 +133,6 @@ def _common_prefix(rows: Sequence[list[int]]) -> list[int]:
     while same < limit and shortest[same] == longest[same]:
         same += 1
     return shortest[:same]
-
-
-def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Positions in batches of like length, at most `BATCH_TOKENS` padded tokens each."""
-    batch: list[int] = []
-    for i in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
-        if batch and lengths[i] * (len(batch) + 1) > BATCH_TOKENS:
-            yield batch
-            batch = []
-        batch.append(i)
-    yield batch
 
 
 def _prefix_cache(model: PreTrainedModel, prefix: list[int], device: str) -> list[Any]:

@@ -17,17 +17,16 @@ import os
 import random
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
+import smollm2
 import torch
 from figures import figure, machine
 from peft import LoraConfig, get_peft_model
+from timing import medians
 from tiny import VOCABULARY, tiny_model_dir
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from lorapar_core.config import ImportanceConfig, RuntimeConfig
 from lorapar_core.gradients import IGNORED, TokenRow, moments
@@ -38,8 +37,6 @@ THREADS = 2
 REPEATS = 7
 EXAMPLES = 32
 BATCH_TOKENS = ImportanceConfig().batch_tokens
-MODULES = ["q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "down_proj"]
-VOCABULARY_SMOLLM2 = 49152
 SHORT = {"prompt": (4, 12), "answer": (3, 8)}
 GSM8K = {"prompt": (25, 110), "answer": (40, 165)}
 
@@ -48,15 +45,15 @@ def main() -> None:
     torch.set_num_threads(THREADS)
     machine(threads=THREADS)
     model = adapted(tiny())
-    loop, ours = medians(both(model, examples(VOCABULARY, **SHORT)))
+    loop, ours = times(both(model, examples(VOCABULARY, **SHORT)))
     figure("importance_ratio_tiny", loop / ours, "ratio")
-    loop, ours = medians(both(model, examples(VOCABULARY, **GSM8K)))
+    loop, ours = times(both(model, examples(VOCABULARY, **GSM8K)))
     figure("importance_ratio_tiny_gsm8k_lengths", loop / ours, "ratio")
 
-    model, rows = adapted(smollm2()), examples(VOCABULARY_SMOLLM2, **GSM8K)
+    model, rows = adapted(smollm2.smollm2()), examples(smollm2.VOCABULARY, **GSM8K)
     tokens = sum(map(len, rows))
     multiply, products = multiplication(model)
-    loop, ours, multiplied = medians([*both(model, rows), multiply])
+    loop, ours, multiplied = times([*both(model, rows), multiply])
     work = 4 * tokens * sum(p.numel() for n, p in model.named_parameters() if ".lora_" not in n)
     rate = products / multiplied
     figure("importance_ratio_smollm2", loop / ours, "ratio")
@@ -66,6 +63,10 @@ def main() -> None:
     figure("importance_loop_gflops", work / loop / 1e9, "GFLOP/s")
 
 
+def times(calls: Sequence[Callable[[], Any]]) -> list[float]:
+    return medians(calls, repeats=REPEATS, warm_up=1)
+
+
 def tiny() -> Any:
     from lorapar_core.loading import load_base
 
@@ -73,23 +74,11 @@ def tiny() -> Any:
         return load_base(tiny_model_dir(Path(folder)), dtype="float32")
 
 
-def smollm2() -> Any:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY_SMOLLM2,
-        hidden_size=576,
-        intermediate_size=1536,
-        num_hidden_layers=30,
-        num_attention_heads=9,
-        num_key_value_heads=3,
-        tie_word_embeddings=True,
-    )
-    return LlamaForCausalLM(config)
-
-
 def adapted(base: Any) -> Any:
     base.requires_grad_(False)
-    lora = LoraConfig(r=8, lora_alpha=16, target_modules=MODULES, init_lora_weights="gaussian")
+    lora = LoraConfig(
+        r=8, lora_alpha=16, target_modules=smollm2.MODULES, init_lora_weights="gaussian"
+    )
     return get_peft_model(base, lora).eval()
 
 
@@ -141,8 +130,12 @@ def one_example_loop(
 
 def multiplication(model: Any) -> tuple[Callable[[], None], int]:
     """A call that multiplies by every linear weight and by its transpose, and its operations."""
-    linears = [m for m in model.get_base_model().modules() if isinstance(m, torch.nn.Linear)]
-    weights = [m.weight.detach() for m in linears if min(m.weight.shape) > 8]
+    linears = [
+        module
+        for name, module in model.get_base_model().named_modules()
+        if isinstance(module, torch.nn.Linear) and ".lora_" not in name
+    ]
+    weights = [module.weight.detach() for module in linears]
     widths = {width for weight in weights for width in weight.shape}
     rows = {width: torch.randn(BATCH_TOKENS, width) for width in widths}
     outputs = {width: torch.empty(BATCH_TOKENS, width) for width in widths}
@@ -154,18 +147,6 @@ def multiplication(model: Any) -> tuple[Callable[[], None], int]:
             torch.mm(rows[weight.shape[0]], weight, out=outputs[weight.shape[1]])
 
     return multiply, 4 * BATCH_TOKENS * sum(weight.numel() for weight in weights)
-
-
-def medians(calls: Sequence[Callable[[], Any]]) -> list[float]:
-    """Seconds of each call, made in turn, after one that isn't counted."""
-    seconds: list[list[float]] = [[] for _ in calls]
-    for repeat in range(REPEATS + 1):
-        for call, found in zip(calls, seconds, strict=True):
-            started = time.perf_counter()
-            call()
-            if repeat:
-                found.append(time.perf_counter() - started)
-    return [median(found) for found in seconds]
 
 
 if __name__ == "__main__":

@@ -7,14 +7,14 @@ of SmolLM2-135M's shape (its weights are random: no time hangs on them), a batch
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import smollm2
 import torch
 from figures import figure, machine
 from held_tensors import held_bytes
+from timing import medians
 
 from lorapar_core.masked_optimizer import MaskedOptimizer
 from lorapar_core.packed_mask import PackedMask
@@ -22,7 +22,12 @@ from lorapar_core.packed_mask import PackedMask
 THREADS = 2
 ACTIVE = 0.4
 REPEATS = 15
-SMOLLM2 = {"hidden": 576, "inner": 1536, "key_value": 192, "layers": 30}
+SMOLLM2 = {
+    "hidden": smollm2.HIDDEN,
+    "inner": smollm2.INNER,
+    "key_value": smollm2.KEY_VALUE,
+    "layers": smollm2.LAYERS,
+}
 LLAMA2_7B = {"hidden": 4096, "inner": 11008, "key_value": 4096, "layers": 32}
 SETTINGS: dict[str, Any] = {"lr": 1e-4, "weight_decay": 0.1}
 
@@ -31,7 +36,7 @@ def main() -> None:
     torch.set_num_threads(THREADS)
     machine(threads=THREADS)
     ours, dense, optimizer, reference = both(shapes(**SMOLLM2))
-    step, dense_step = medians([optimizer.step, reference.step])
+    step, dense_step = medians([optimizer.step, reference.step], repeats=REPEATS)
     figure("optimizer_step_ratio_smollm2", step / dense_step, "ratio")
     held = held_bytes(optimizer, besides=list(ours.values())) / held_bytes(reference, besides=dense)
     figure("optimizer_bytes_ratio", held, "ratio")
@@ -39,7 +44,7 @@ def main() -> None:
     figure("optimizer_step_share", step / whole, "share")
     del ours, dense
     _, _, optimizer, reference = both(shapes(**LLAMA2_7B))
-    step, dense_step = medians([optimizer.step, reference.step])
+    step, dense_step = medians([optimizer.step, reference.step], repeats=REPEATS)
     figure("optimizer_step_ratio_18m", step / dense_step, "ratio")
 
 
@@ -76,37 +81,12 @@ def _normal(shape: Sequence[int], generator: torch.Generator) -> torch.Tensor:
     return torch.randn(*shape, generator=generator)
 
 
-def medians(calls: Sequence[Callable[[], Any]], repeats: int = REPEATS) -> list[float]:
-    """Seconds of each call, made in turn."""
-    seconds: list[list[float]] = [[] for _ in calls]
-    for _ in range(repeats):
-        for call, found in zip(calls, seconds, strict=True):
-            started = time.perf_counter()
-            call()
-            found.append(time.perf_counter() - started)
-    return [statistics.median(found) for found in seconds]
-
-
 def training_step() -> Callable[[], None]:
     """Forward and backward of a batch."""
     from peft import LoraConfig, get_peft_model
-    from transformers import LlamaConfig, LlamaForCausalLM
 
-    torch.manual_seed(0)
-    base = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=49152,
-            hidden_size=SMOLLM2["hidden"],
-            intermediate_size=SMOLLM2["inner"],
-            num_hidden_layers=SMOLLM2["layers"],
-            num_attention_heads=9,
-            num_key_value_heads=3,
-            tie_word_embeddings=True,
-        )
-    )
-    modules = ["q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "down_proj"]
-    model = get_peft_model(base, LoraConfig(r=8, target_modules=modules))
-    ids = torch.randint(0, 49152, (8, 160))
+    model = get_peft_model(smollm2.smollm2(), LoraConfig(r=8, target_modules=smollm2.MODULES))
+    ids = torch.randint(0, smollm2.VOCABULARY, (8, 160))
 
     def step() -> None:
         model(input_ids=ids, labels=ids).loss.backward()

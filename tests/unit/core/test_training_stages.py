@@ -300,7 +300,7 @@ def test_two_runs_write_the_same_bytes(inputs: dict[str, Path], tmp_path: Path, 
 
 @pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="needs the extra 8bit")
 @pytest.mark.parametrize("stage", ["sft", "grpo"])
-def test_8_bit_adamw_is_another_optimizer(
+def test_8_bit_adamw_moves_active_elements_only(
     inputs: dict[str, Path], tmp_path: Path, stage: str
 ) -> None:
     plain = train(tmp_path / "plain", inputs, stage)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tiny_recipe import tiny_recipe
 
-from flows.pipeline import check
+from flows.pipeline import check, missing_packages
 from lorapar_core.config import Recipe
 from lorapar_core.errors import ConfigError
 from lorapar_core.recipe import parse_recipe
@@ -31,6 +31,9 @@ def test_a_run_needs_the_package_and_a_plan_does_not(
     with pytest.raises(ConfigError, match="needs bitsandbytes, which isn't installed"):
         check(eight)
     check(eight, runs=False)
+    assert missing_packages(recipe(tiny_model)) == []
+    (said,) = missing_packages(eight)  # and the plan says so
+    assert said.startswith("optimizer adamw_8bit needs bitsandbytes")
 
 
 def test_a_stage_left_out_needs_no_package(
