@@ -102,6 +102,14 @@ class Objects:
         """
         return decode_manifest(self.verified(digest).read_bytes())
 
+    def remove(self, digest: str) -> None:
+        """Delete an object that nothing names any more; it may be gone already.
+
+        Raises:
+            OSError: the disk refuses.
+        """
+        self.path(digest).unlink(missing_ok=True)
+
     def remember(self, path: Path, digest: str) -> None:
         """Note that the bytes of `path` were hashed on their way to the disk."""
         self._verified[signature(os.lstat(path))] = digest

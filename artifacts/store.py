@@ -5,6 +5,7 @@
     <root>/views/<sha256>/      directory objects, laid out   see views.py
     <root>/locks/               one file a key, never deleted see lock.py
     <root>/runs/<name>.json     what a run made, by name
+    <root>/progress/<key>.json  checkpoints of work in progress see progress.py
     <root>/scratch/<key>/       work in progress, not content
     <root>/quarantine/, tmp/    corrupt objects; files on their way
 
@@ -27,6 +28,7 @@ from artifacts.intake import Intake
 from artifacts.location import VARIABLE, store_root
 from artifacts.lock import locked
 from artifacts.objects import Objects
+from artifacts.progress import Checkpoint, Progress
 from artifacts.records import (
     Record,
     Ref,
@@ -39,7 +41,17 @@ from artifacts.records import (
 from artifacts.verify import VerifyReport, verify
 from artifacts.views import Views
 
-FOLDERS = ("cas", "actions", "locks", "quarantine", "scratch", "views", "runs", "tmp")
+FOLDERS = (
+    "cas",
+    "actions",
+    "locks",
+    "progress",
+    "quarantine",
+    "scratch",
+    "views",
+    "runs",
+    "tmp",
+)
 SHORTEST_PREFIX = 6
 
 
@@ -55,6 +67,7 @@ class Store:
         self._objects = Objects(root)
         self._intake = Intake(root, self._objects)
         self._views = Views(root, self._objects)
+        self._progress = Progress(root, self._objects, self._views)
 
     @classmethod
     def open(cls, url: str | Path | None = None, *, create: bool = True) -> "Store":
@@ -145,13 +158,49 @@ class Store:
         encode_record(draft)  # what cannot be written is refused before any bytes are moved
         try:
             outputs = {role: self._intake.put(source / role) for role in _roles(source)}
-            record = replace(draft, outputs=outputs)
-            return write_record(self._actions, record, tmp=self._tmp)
+            record = write_record(self._actions, replace(draft, outputs=outputs), tmp=self._tmp)
+            self._progress.drop(key, records=self.records())
+            return record
         except OSError as error:
             raise StoreError(
                 f"{name!r} cannot be published from {source} to {self.root} ({error}): "
                 "see to the disk and run it again"
             ) from error
+
+    # Work in progress
+
+    def keep_checkpoint(
+        self, key: str, source: Path, *, step: int, writer: Mapping[str, Any]
+    ) -> None:
+        """Store the directory `source` as the newest checkpoint of an action under way.
+
+        As with `publish`, files in this store's scratch become links. `publish` of the same key
+        drops all its checkpoints.
+
+        Raises:
+            StoreError: `source` holds what the store doesn't take, or the disk refuses; the
+                checkpoints before it stand.
+            FileNotFoundError: `source` is gone meanwhile.
+        """
+        self._require_writable("keep a checkpoint")
+        try:
+            checkpoint = Checkpoint(step, self._intake.put(source), writer)
+            self._progress.write(key, checkpoint, records=self.records())
+        except OSError as error:
+            if self.root.is_dir() and not source.is_dir():
+                raise FileNotFoundError(f"{source} is gone") from error
+            raise StoreError(
+                f"the checkpoint of step {step} can't be kept in {self.root} ({error}): see to the "
+                "disk and run it again"
+            ) from error
+
+    def checkpoints(self, key: str) -> list[Checkpoint]:
+        """Return the checkpoints of an action under way, the newest first.
+
+        Raises:
+            StoreError: `key` is not 64 hex characters.
+        """
+        return self._progress.read(key)
 
     def records(self) -> Iterator[Record]:
         """Yield all whole records, sorted by stage, name and key."""

@@ -7,9 +7,10 @@ compared with the manifest. The links share their inodes with the objects, which
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
-from artifacts.digest import Content, walk_files
+from artifacts.digest import Content, check_digest, walk_files
 from artifacts.durable import temporary
 from artifacts.intake import NO_HARD_LINK
 from artifacts.lock import locked
@@ -42,6 +43,15 @@ class Views:
                 if not self._is_whole(view, members):
                     self._build(view, members)
         return view
+
+    def remove(self, digest: str) -> None:
+        """Delete the view of this object, if there is one.
+
+        Raises:
+            OSError: the disk refuses.
+        """
+        with suppress(FileNotFoundError):
+            _remove(self._views / check_digest(digest))
 
     def _is_whole(self, view: Path, members: Mapping[str, Content]) -> bool:
         try:

@@ -9,10 +9,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from artifacts import Store, StoreError
@@ -130,7 +133,7 @@ def _run(options: argparse.Namespace) -> int:
     check(recipe)
     store = Store.open(options.store)
     started = time.monotonic()
-    with LocalRunner(recipe, store=store, say=say_on_stderr) as runner:
+    with _ending_in_order(), LocalRunner(recipe, store=store, say=say_on_stderr) as runner:
         summary = healing(lambda: summarize(pipeline(recipe, runner), recipe=recipe, store=store))
     summary["seconds"] = round(time.monotonic() - started, 1)
     store.write_run(f"{recipe.name[:40]}-{int(time.time())}-{os.urandom(2).hex()}", summary)
@@ -140,6 +143,21 @@ def _run(options: argparse.Namespace) -> int:
     print(stage_table(summary), accuracy_table(summary), sep="\n\n")
     print(f"\nreport   {summary['report']}\nadapter  {summary['adapter']}")
     return 0
+
+
+@contextmanager
+def _ending_in_order() -> Iterator[None]:
+    """On SIGTERM end as on Ctrl-C, so that what is under way is stopped and kept."""
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        print("lorapar: stopping; what is finished is kept", file=sys.stderr)
+        sys.exit(128 + number)
+
+    former = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
 
 
 def _plan(options: argparse.Namespace) -> int:

@@ -4,8 +4,9 @@ Protocol: the parent writes one JSON object a line to stdin, {"out": DIR, "spec"
 answers with JSON lines on the descriptor that was its stdout: events ("progress", "log"), then one
 "done" or "error". Whatever else writes to stdout (libraries, C code) lands on stderr.
 
-The child ends when stdin does. It also asks the kernel to be killed with its parent
-(PR_SET_PDEATHSIG), so that a parent ended by kill -9 leaves no process holding a device.
+The child ends when stdin does, and takes no Ctrl-C: that is for the parent, which then ends it by
+SIGTERM, on which training keeps a checkpoint first. It also asks the kernel to be killed with its
+parent (PR_SET_PDEATHSIG), so that a parent ended by kill -9 leaves no process holding a device.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ _one_line_at_a_time = threading.Lock()
 def serve() -> int:
     """Run stages until stdin closes."""
     die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel = _take_stdout()
     events.set_sink(lambda event: _send(channel, event))
     logging.getLogger().addHandler(_LogToParent(channel))

@@ -275,6 +275,10 @@ class GrpoConfig(Section):
     """Completions a forward pass."""
     accumulation: int = Field(default=4, ge=1)
     """Forward passes an optimizer step."""
+    steps_per_generation: int = Field(default=0, ge=0)
+    """Forward passes whose completions are made at once, by trl's name; 0 takes `accumulation`."""
+    num_iterations: int = Field(default=1, ge=1)
+    """How often each completion is trained on, by trl's name (mu in the GRPO paper)."""
     learning_rate: float = Field(default=5e-6, gt=0)
     """Peak learning rate."""
     schedule: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
@@ -324,11 +328,12 @@ class GrpoConfig(Section):
 
     @model_validator(mode="after")
     def _groups(self) -> GrpoConfig:
-        completions = self.batch_size * self.accumulation
+        name = "steps_per_generation" if self.steps_per_generation else "accumulation"
+        completions = self.batch_size * getattr(self, name)
         if completions % self.group_size:
             raise ValueError(
-                f"batch_size × accumulation is {completions}, which is no multiple of group_size "
-                f"{self.group_size}; choose numbers so that whole groups fill a step"
+                f"batch_size × {name} is {completions}, which is no multiple of group_size "
+                f"{self.group_size}; choose numbers so that whole groups are generated at once"
             )
         return self
 
@@ -368,6 +373,17 @@ class RuntimeConfig(Section):
     10 s of imports a stage, keeps its memory)."""
     children: int = Field(default=1, ge=1)
     """Heavy processes side by side."""
+    checkpoint_s: float = Field(default=300.0, ge=0)
+    """Training keeps a checkpoint at the end of an optimizer step once the last is so many seconds
+    old; 0 keeps one after every step."""
+    resume: Literal["exact", "inexact"] = "exact"
+    """Whether training may go on from a checkpoint that was made on another device, with other
+    threads or other library versions, and so end with other bytes. The record says so."""
+    grace_s: float = Field(default=20.0, ge=0)
+    """Seconds that training gets to end its step and keep a checkpoint when its run is stopped.
+    Prefect ends a cancelled run after 30."""
+    retries: int = Field(default=2, ge=0)
+    """Under Prefect: how often a training task is tried again whose process died."""
     vote_concurrency: int = Field(default=16, ge=1)
     """litellm teachers: requests in flight in each vote process; four of these run at a time."""
     request_timeout_s: float = Field(default=60.0, gt=0)

@@ -32,6 +32,10 @@ class TrainingError(LoraparError):
     """A training stage can't go on."""
 
 
+class Stopped(LoraparError):
+    """A stage was asked to end, and kept what it had done."""
+
+
 class StageFailed(LoraparError):
     """A stage's process ended without saying how."""
 

@@ -14,18 +14,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 from datasets import Dataset
 from trl import GRPOConfig as TrlGrpoConfig
 from trl import GRPOTrainer
+from trl.trainer.utils import RepeatSampler
 
 from lorapar_core.answers import answer_format
+from lorapar_core.completions import Completions
 from lorapar_core.config import GrpoConfig
 from lorapar_core.errors import TrainingError
 from lorapar_core.examples import token_rows
 from lorapar_core.loading import load_tokenizer
 from lorapar_core.optimizers import optimizer_class
-from lorapar_core.parquet import read_table, write_table
+from lorapar_core.parquet import read_table
+from lorapar_core.resume import ExactResume, Journal, open_journal
 from lorapar_core.rewards import REWARDS
 from lorapar_core.spec import Spec
 from lorapar_core.training import (
@@ -40,7 +42,16 @@ from lorapar_core.training import (
 RewardFunction = Callable[..., list[float]]
 
 
-class MaskedGrpoTrainer(MaskedTraining, GRPOTrainer):
+class EpochSampler(RepeatSampler):
+    """trl's order of prompts, another each epoch, and the same again after a resume."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by accelerate as each epoch begins."""
+        if self.shuffle:
+            self.generator.manual_seed((self.seed or 0) + epoch)
+
+
+class MaskedGrpoTrainer(ExactResume, MaskedTraining, GRPOTrainer):
     """GRPOTrainer that trains active elements only, on prompts tokenised beforehand."""
 
     prompt_tokens: dict[str, list[int]]
@@ -49,8 +60,24 @@ class MaskedGrpoTrainer(MaskedTraining, GRPOTrainer):
     def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
         return [self.prompt_tokens[prompt] for prompt in prompts], None, {}
 
+    def _get_train_sampler(self, dataset: Any = None) -> EpochSampler:
+        args = self.args
+        return EpochSampler(
+            data_source=self.train_dataset if dataset is None else dataset,
+            mini_repeat_count=self.num_generations,
+            batch_size=args.generation_batch_size // self.num_generations,
+            repeat_count=self.num_iterations * args.steps_per_generation,
+            shuffle=self.shuffle_dataset,
+            seed=args.seed,
+        )
+
 
 def run(spec: Spec, out: Path) -> None:
+    with open_journal(spec) as journal:
+        _train(spec, journal, out)
+
+
+def _train(spec: Spec, journal: Journal, out: Path) -> None:
     section = GrpoConfig.model_validate(spec.config["grpo"])
     setting = open_setting(spec, dropout=0.0)
     tokenizer = load_tokenizer(spec.inputs["base"])
@@ -68,20 +95,23 @@ def run(spec: Spec, out: Path) -> None:
         use_bias_correction_kl=False,
         mask_truncated_completions=False,
         disable_dropout=True,
-        num_iterations=1,
-        steps_per_generation=section.accumulation,
+        num_iterations=section.num_iterations,
+        steps_per_generation=section.steps_per_generation or section.accumulation,
         reward_weights=list(rewards.values()),
         use_vllm=False,
         shuffle_dataset=True,
     )
-    kept = Completions()
+    kept = Completions(list(rewards))
     progress = Progress()
     rows, prompt_tokens = _rows(spec, tokenizer)
     _refuse_too_few(len(rows), section, name=spec.name)
     trainer = MaskedGrpoTrainer(
         model=setting.model,
         args=arguments,
-        reward_funcs=[kept.reward(name, spec.config["answer_format"]) for name in rewards],
+        reward_funcs=[
+            _rewarding(name, spec.config["answer_format"], kept, first=k == 0)
+            for k, name in enumerate(rewards)
+        ],
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
         callbacks=[progress],
@@ -89,49 +119,34 @@ def run(spec: Spec, out: Path) -> None:
     trainer.masks = setting.masks
     trainer.inner = optimizer_class(section.optimizer)
     trainer.prompt_tokens = prompt_tokens
-    trainer.train()
-    kept.write(out / "completions.parquet", list(rewards))
+    trainer.journal, trainer.kept = journal, [progress, kept]
+    trainer.train_to_the_end()
+    kept.save(out)
     finish(spec, setting, progress, out)
 
 
-class Completions:
-    """Every completion that was rewarded, in order, with each reward."""
+def _rewarding(name: str, how: str, kept: Completions, *, first: bool) -> RewardFunction:
+    """trl's form of the reward `name`; it keeps what it gives, the first one what it is given."""
+    score, form = REWARDS[name], answer_format(how)
 
-    def __init__(self) -> None:
-        self._columns: dict[str, list[Any]] = {"step": [], "example_id": [], "completion": []}
-        self._rewards: dict[str, list[float]] = {}
+    def reward(
+        *,
+        completions: list[str],
+        reference: list[str],
+        example_id: list[str],
+        trainer_state: Any,
+        **_: Any,
+    ) -> list[float]:
+        pairs = zip(completions, reference, strict=True)
+        values = [_score(name, score, c, r, form) for c, r in pairs]
+        if first:
+            step = trainer_state.global_step
+            kept.add(step=step, example_ids=example_id, completions=completions)
+        kept.reward(name, values)
+        return values
 
-    def reward(self, name: str, how: str) -> RewardFunction:
-        """trl's form of the reward `name`; it keeps what it rewards."""
-        score, form = REWARDS[name], answer_format(how)
-
-        def reward(
-            *,
-            completions: list[str],
-            reference: list[str],
-            example_id: list[str],
-            trainer_state: Any,
-            **_: Any,
-        ) -> list[float]:
-            pairs = zip(completions, reference, strict=True)
-            values = [_score(name, score, c, r, form) for c, r in pairs]
-            if self._rewards.setdefault(name, []) is next(iter(self._rewards.values())):
-                self._columns["step"] += [trainer_state.global_step] * len(completions)
-                self._columns["example_id"] += example_id
-                self._columns["completion"] += completions
-            self._rewards[name] += values
-            return values
-
-        reward.__name__ = name
-        return reward
-
-    def write(self, path: Path, names: list[str]) -> None:
-        schema = pa.schema(
-            [("step", pa.int32()), ("example_id", pa.string()), ("completion", pa.string())]
-            + [(f"reward_{name}", pa.float64()) for name in names]
-        )
-        rewards = {f"reward_{name}": self._rewards[name] for name in names}
-        write_table(path, {**self._columns, **rewards}, schema)
+    reward.__name__ = name
+    return reward
 
 
 def _score(name: str, score: Any, completion: str, reference: str, form: Any) -> float:
@@ -145,16 +160,18 @@ def _score(name: str, score: Any, completion: str, reference: str, form: Any) ->
 
 
 def _refuse_too_few(prompts: int, section: GrpoConfig, *, name: str) -> None:
-    """Raise if there is no step's worth of prompts: trl takes whole steps only, and drops the rest.
+    """Raise if there are too few prompts to generate: trl makes whole batches, and drops the rest.
 
     Raises:
         TrainingError: as said.
     """
-    needed = section.batch_size * section.accumulation // section.group_size
+    passes = section.steps_per_generation or section.accumulation
+    needed = section.batch_size * passes // section.group_size
     if prompts < needed:
+        which = "steps_per_generation" if section.steps_per_generation else "accumulation"
         raise TrainingError(
-            f"{name} has {prompts} prompts, and an optimizer step takes {needed} (batch_size × "
-            "accumulation / group_size); lower them or take more data"
+            f"{name} has {prompts} prompts, and one generation takes {needed} (batch_size × "
+            f"{which} / group_size); lower them or take more data"
         )
 
 

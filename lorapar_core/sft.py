@@ -20,6 +20,7 @@ from lorapar_core.examples import token_rows
 from lorapar_core.gradients import IGNORED
 from lorapar_core.loading import load_tokenizer
 from lorapar_core.optimizers import optimizer_class
+from lorapar_core.resume import ExactResume, Journal, open_journal
 from lorapar_core.spec import Spec
 from lorapar_core.training import (
     MaskedTraining,
@@ -31,11 +32,16 @@ from lorapar_core.training import (
 )
 
 
-class MaskedSftTrainer(MaskedTraining, SFTTrainer):
-    """SFTTrainer that trains active elements only."""
+class MaskedSftTrainer(ExactResume, MaskedTraining, SFTTrainer):
+    """SFTTrainer that trains active elements only, and may be killed."""
 
 
 def run(spec: Spec, out: Path) -> None:
+    with open_journal(spec) as journal:
+        _train(spec, journal, out)
+
+
+def _train(spec: Spec, journal: Journal, out: Path) -> None:
     section = SftConfig.model_validate(spec.config["sft"])
     setting = open_setting(spec, dropout=spec.config["dropout"])
     arguments = TrlSftConfig(
@@ -55,7 +61,8 @@ def run(spec: Spec, out: Path) -> None:
     )
     trainer.masks = setting.masks
     trainer.inner = optimizer_class(section.optimizer)
-    trainer.train()
+    trainer.journal, trainer.kept = journal, [progress]
+    trainer.train_to_the_end()
     finish(spec, setting, progress, out)
 
 

@@ -29,6 +29,8 @@ class Spec:
     """Input role -> content digest, for stages that name an input in what they write."""
     site: Mapping[str, Any] = field(default_factory=dict)
     """What the stage needs but what is no part of its identity (a teacher's URL, a key's name)."""
+    checkpoints: tuple[Path, ...] = ()
+    """Checkpoints from elsewhere that a training stage may go on from, beside those in scratch."""
 
     def to_json(self) -> str:
         return json.dumps(
@@ -41,6 +43,7 @@ class Spec:
                 "runtime": self.runtime.model_dump(mode="json"),
                 "digests": dict(self.digests),
                 "site": dict(self.site),
+                "checkpoints": [str(path) for path in self.checkpoints],
             }
         )
 
@@ -56,4 +59,5 @@ class Spec:
             runtime=RuntimeConfig.model_validate(fields.get("runtime", {})),
             digests=fields.get("digests", {}),
             site=fields.get("site", {}),
+            checkpoints=tuple(map(Path, fields.get("checkpoints", []))),
         )

@@ -1,4 +1,4 @@
-"""What SFT and GRPO share: the masked optimizer in trl's trainers, progress, and the result.
+"""What SFT and GRPO share: the masked optimizer in trl's trainers, figures, and the result.
 
 Both trainers get their optimizer through `create_optimizer`, the one point that both honour after
 the model is on its device. Every argument that trl would default differently is set explicitly.
@@ -71,11 +71,13 @@ class MaskedTraining:
 
 
 class Progress(TrainerCallback):
-    """Keeps what the trainer logs, and reports each step.
+    """Keeps what the trainer logs, as `metrics.jsonl`, and reports each step.
 
     Raises:
         TrainingError: loss or gradient is no number any more.
     """
+
+    file = "metrics.jsonl"
 
     def __init__(self) -> None:
         self.rows: list[dict[str, float]] = []
@@ -98,6 +100,15 @@ class Progress(TrainerCallback):
         self.rows.append({"step": state.global_step, **figures})
         shown = {k: v for k, v in figures.items() if k in ("loss", "reward", "grad_norm", "kl")}
         events.progress(step=state.global_step, total=state.max_steps, **shown)
+
+    def save(self, folder: Path) -> None:
+        """Write the rows."""
+        (folder / self.file).write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+
+    def load(self, folder: Path) -> None:
+        """Begin with the rows written there."""
+        lines = (folder / self.file).read_text().splitlines()
+        self.rows = [json.loads(line) for line in lines]
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,5 +210,4 @@ def finish(spec: Spec, setting: Setting, progress: Progress, out: Path) -> None:
         target_modules=fields["target_modules"],
         base=fields["base_model_name_or_path"],
     )
-    lines = "".join(json.dumps(row) + "\n" for row in progress.rows)
-    (out / "metrics.jsonl").write_text(lines)
+    progress.save(out)

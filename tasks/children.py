@@ -28,6 +28,7 @@ from lorapar_core.spec import Spec
 _LOGGER = logging.getLogger("lorapar.children")
 Listener = Callable[[Mapping[str, Any]], None]
 _GRACE_S = 5.0
+_SHORT_S = 0.5
 _VOTE_PROCESSES = 4
 _OVER = "not started: the run has ended"
 
@@ -64,14 +65,15 @@ class Children:
         return self._closed.is_set()
 
     def close(self) -> None:
-        """End every child, and start no more."""
+        """End every child, and start no more. A stage that trains may end its step first."""
         with self._guard:
             self._closed.set()
             children, self._all, self._idle = list(self._all), set(), []
         for child in children:
-            child.hang_up()
+            child.ask_to_end()
+        deadline = time.monotonic() + self._runtime.grace_s
         for child in children:
-            child.end()
+            child.end(patience_s=max(_SHORT_S, deadline - time.monotonic()))
         self._starter.shutdown(wait=True)
 
     def run(
@@ -218,19 +220,22 @@ class _Child:
         except Exception:  # as said
             _LOGGER.warning("a line of a stage's process was not passed on", exc_info=True)
 
-    def hang_up(self) -> None:
-        """Close its input: it ends if no stage is running."""
+    def ask_to_end(self) -> None:
+        """Close its input and send SIGTERM: a stage that trains ends its step and keeps a
+        checkpoint, any other process ends at once."""
         self._ended = True
         if self._process.stdin:
             with suppress(BrokenPipeError):  # it is gone already
                 self._process.stdin.close()
+        self._process.terminate()
 
-    def end(self) -> None:
-        """Close its input; kill it if that isn't enough (a stage is running)."""
+    def end(self, *, patience_s: float = 0.0) -> None:
+        """Have it end; kill it where that takes more than `patience_s`."""
         process = self._process
-        self.hang_up()
+        if not self._ended:
+            self.ask_to_end()
         try:
-            process.wait(timeout=0.5)
+            process.wait(timeout=patience_s)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

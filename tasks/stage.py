@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-from artifacts import Record, Ref, Store
+from artifacts import CorruptObject, MissingObject, Record, Ref, Store
 from lorapar_core.config import RuntimeConfig
 from lorapar_core.errors import StageFailed
 from lorapar_core.process import thread_count
@@ -23,6 +23,7 @@ from tasks.action import Action, External, Outcome
 from tasks.children import Children
 
 Listener = Callable[[Mapping[str, Any]], None]
+_log = logging.getLogger("lorapar.stage")
 _LIBRARIES = ("torch", "transformers", "peft", "trl", "litellm", "datasets")
 
 
@@ -96,9 +97,11 @@ def _compute(
         runtime=runtime,
         digests=digests,
         site=action.site,
+        checkpoints=_checkpoints(key, store),
     )
     commit = code_commit()  # before it runs: the files may be edited meanwhile
-    seconds = children.run(spec, out, place=action.place, listen=listen)
+    keeper = _Keeper(key, store, listen)
+    seconds = children.run(spec, out, place=action.place, listen=keeper)
     record = store.publish(
         out,
         key=key,
@@ -107,10 +110,48 @@ def _compute(
         version=action.version,
         config=action.config,
         inputs=digests,
-        provenance=provenance(action, runtime, seconds=seconds, commit=commit),
+        provenance={
+            **provenance(action, runtime, seconds=seconds, commit=commit),
+            "resumed": keeper.history,
+        },
     )
     shutil.rmtree(scratch, ignore_errors=True)
     return record
+
+
+def _checkpoints(key: str, store: Store) -> tuple[Path, ...]:
+    """Where this store's checkpoints of the action lie, for a worker that didn't make them."""
+    found = []
+    for checkpoint in store.checkpoints(key):
+        try:
+            found.append(store.path(checkpoint.ref))
+        except (CorruptObject, MissingObject) as error:
+            _log.warning("the checkpoint of step %d is left out: %s", checkpoint.step, error)
+    return tuple(found)
+
+
+class _Keeper:
+    """Puts a stage's checkpoints into the store as they come, and passes on the rest."""
+
+    def __init__(self, key: str, store: Store, listen: Listener) -> None:
+        self._key, self._store, self._listen = key, store, listen
+        self.history: list[Any] = []
+        """From which steps the stage has gone on."""
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        if event["event"] == "checkpoint":
+            self._keep(Path(event["path"]), event["step"])
+        elif event["event"] == "resumed":
+            self.history = event["history"]
+        else:
+            self._listen(event)
+
+    def _keep(self, source: Path, step: int) -> None:
+        writer = {"host": platform.node(), "pid": os.getpid(), "unix": round(time.time(), 3)}
+        try:
+            self._store.keep_checkpoint(self._key, source, step=step, writer=writer)
+        except FileNotFoundError:
+            _log.debug("the checkpoint of step %d was overtaken by later ones", step)
 
 
 def _path(value: Ref | External, store: Store) -> Path:

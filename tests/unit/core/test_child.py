@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[3]
 RUNTIME = {"device": "cpu", "threads": 1}
 SLEEPER = textwrap.dedent(
     """
-    import logging, os, sys, time
+    import logging, os, signal, sys, time
     from lorapar_core import events
     from lorapar_core.errors import VoteError
 
@@ -53,6 +53,10 @@ SLEEPER = textwrap.dedent(
         if how == "slow":
             time.sleep(0.5)
         if how == "sleep":
+            time.sleep(60)
+        if how == "deaf":
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            (out / "deaf").write_text(str(os.getpid()))
             time.sleep(60)
     """
 )
@@ -252,28 +256,29 @@ def wait_for(path: Path, seconds: float = 20) -> str:
     return path.read_text()
 
 
-def test_closing_ends_a_child_at_work(stages: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("how", "number"), [("sleep", 15), ("deaf", 9)])
+def test_closing_ends_a_child_at_work(stages: Path, tmp_path: Path, how: str, number: int) -> None:
     import threading
 
-    children = Children(RuntimeConfig.model_validate(RUNTIME))
+    children = Children(RuntimeConfig.model_validate({**RUNTIME, "grace_s": 1}))
     failed: list[StageFailed] = []
     _, listen = heard()
     out = empty(tmp_path / "a")
 
     def work() -> None:
         try:
-            children.run(sleeper(tmp_path, "sleep"), out, place="device", listen=listen)
+            children.run(sleeper(tmp_path, how), out, place="device", listen=listen)
         except StageFailed as error:
             failed.append(error)
 
     thread = threading.Thread(target=work)
     thread.start()
-    pid = int(wait_for(out / "written"))
+    pid = int(wait_for(out / ("deaf" if how == "deaf" else "written")))
     children.close()
     thread.join(10)
     assert not thread.is_alive()
     assert not alive(pid)
-    assert "was killed by signal 9" in str(failed[0])
+    assert f"was killed by signal {number}" in str(failed[0])
     assert "out of memory" not in str(failed[0]), "it was us"
 
 
@@ -412,17 +417,21 @@ def test_a_resident_child_writes_what_a_fresh_one_writes(
         children.run(given, out, place="device", listen=listen)
         return files(out)
 
-    scored, trained = scoring(inputs, tmp_path), tuning(inputs, tmp_path, system=2)
+    scored = scoring(inputs, tmp_path)
+
+    def trained(scratch: str) -> Any:  # of its own: there are checkpoints in it afterwards
+        return tuning(inputs, tmp_path / scratch, system=2)
+
     with Children(RuntimeConfig.model_validate({**RUNTIME, "child": "once"})) as once:
-        fresh = [run(once, scored, "fresh.moments"), run(once, trained, "fresh.sft")]
+        fresh = [run(once, scored, "fresh.moments"), run(once, trained("one"), "fresh.sft")]
         assert not once._idle
     with Children(RuntimeConfig.model_validate({**RUNTIME, "child": "resident"})) as resident:
         # An epoch of 8 examples that ends within an accumulation, and a refusal, before it.
-        run(resident, tuning(inputs, tmp_path, system=1), "other")
+        run(resident, tuning(inputs, tmp_path / "three", system=1), "other")
         with pytest.raises(TooFewExamples, match="System 1 has 8 examples"):
             run(resident, scoring(inputs, tmp_path, stop=99), "refused")
         (child,) = resident._idle
-        assert run(resident, trained, "again.sft") == fresh[1]
+        assert run(resident, trained("two"), "again.sft") == fresh[1]
         assert run(resident, scored, "again.moments") == fresh[0]
         assert resident._idle == [child]
 

@@ -329,7 +329,7 @@ def test_no_example_of_the_system(inputs: dict[str, Path], tmp_path: Path) -> No
 def test_grpo_with_too_few_examples_for_a_step(
     inputs: dict[str, Path], tmp_path: Path, steps: int
 ) -> None:
-    with pytest.raises(TrainingError, match="grpo has 8 prompts, and an optimizer step takes 16"):
+    with pytest.raises(TrainingError, match="grpo has 8 prompts, and one generation takes 16"):
         train(tmp_path / "out", inputs, "grpo", accumulation=16, max_steps=steps)
 
 

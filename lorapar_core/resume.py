@@ -1,0 +1,245 @@
+"""Training that may be killed at any moment and ends with the same bytes.
+
+A trainer of transformers writes its state as pickles, straight into their final place, and leaves
+out what trl adds: GRPO's count of micro-batches, its completions not yet used up, and the order of
+its second epoch (its sampler draws on from a generator that nobody saves). `ExactResume` writes all
+of it, through `checkpoints` and `state_files`, at the end of an optimizer step, when no gradient is
+under way and no batch half done:
+
+    state       adapter, optimizer, schedule, and what trl counts
+    rank-0      this process's random state and its completions not yet used up
+    trainer_state.json, and what the stage has written so far
+
+Nothing here draws a random number, so how often a checkpoint is kept changes no result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import random
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from transformers import PrinterCallback, TrainerCallback
+
+from lorapar_core import checkpoints, events
+from lorapar_core.checkpoints import Checkpoint
+from lorapar_core.errors import Stopped
+from lorapar_core.loading import adapter_parameters
+from lorapar_core.sole import sole_trainer
+from lorapar_core.spec import Spec
+from lorapar_core.state_files import load_state, save_state
+from lorapar_core.stopping import StopRequest, stop_request
+from lorapar_core.surroundings import Surroundings, difference, require_same, surroundings
+
+_LOG = logging.getLogger(__name__)
+TRAINER_STATE = "trainer_state.json"  # where transformers looks for it
+COUNTS = ("_step", "_total_train_tokens")
+"""Of trl's trainers, where they have them."""
+
+
+class Kept(Protocol):
+    """What a stage gathers while it trains, and writes at its end."""
+
+    def save(self, folder: Path) -> None:
+        """Write what was gathered so far into `folder`."""
+
+    def load(self, folder: Path) -> None:
+        """Begin with what `save` wrote."""
+
+
+@contextmanager
+def open_journal(spec: Spec) -> Iterator[Journal]:
+    """The stage's checkpoints, to this process alone.
+
+    Raises:
+        TrainingError: there is one of another stage, or that was made in other surroundings.
+    """
+    folder = spec.scratch / "checkpoints"
+    with sole_trainer(spec.scratch):
+        checkpoints.sweep(folder)
+        yield Journal(spec, folder)
+
+
+class Journal:
+    """The checkpoints of one stage: which one it goes on from, and how the next is kept."""
+
+    def __init__(self, spec: Spec, folder: Path) -> None:
+        self._spec = spec
+        self._folder = folder
+        self._identity = identity(spec)
+        self._surroundings: Surroundings = surroundings(spec.runtime)
+        self._history: tuple[Any, ...] = ()
+        self.every_s = spec.runtime.checkpoint_s
+        self.begun: Checkpoint | None = checkpoints.newest(
+            self._folder, identity=self._identity, others=spec.checkpoints
+        )
+        if self.begun:
+            inexact = spec.runtime.resume == "inexact"
+            require_same(self.begun, self._surroundings, inexact=inexact)
+            self._resume(self.begun)
+
+    def _resume(self, begun: Checkpoint) -> None:
+        differs = difference(begun.surroundings, self._surroundings)
+        entry = {"step": begun.step, "exact": not differs, "differs": differs}
+        self._history = (*begun.history, entry)
+        events.resumed(self._history)
+        how = "" if not differs else f", in other surroundings: {', '.join(differs)}"
+        _LOG.info("%s goes on from the checkpoint of step %d%s", self._spec.name, begun.step, how)
+
+    def keep(self, trainer: ExactResume, *, step: int, total: int) -> None:
+        """Keep a checkpoint, and say so.
+
+        Raises:
+            TrainingError: the disk refuses.
+        """
+        path = checkpoints.keep(
+            self._folder,
+            fill=trainer.save_into,
+            step=step,
+            total=total,
+            identity=self._identity,
+            surroundings=self._surroundings,
+            history=self._history,
+        )
+        events.checkpoint(step=step, path=path)
+
+
+def identity(spec: Spec) -> str:
+    """Digest of what is trained, on what: the stage, its config and its inputs' digests."""
+    facts = {"stage": spec.stage, "config": spec.config, "inputs": dict(spec.digests)}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+class ExactResume:
+    """Mixin for a trl trainer: it goes on from our checkpoints, and keeps them."""
+
+    journal: Journal
+    kept: Sequence[Kept]
+
+    def train_to_the_end(self) -> None:
+        """Train from the journal's checkpoint, or from the start.
+
+        Raises:
+            Stopped: somebody asked for it; a checkpoint was kept.
+            TrainingError: as the trainer says.
+        """
+        trainer: Any = self
+        begun = self.journal.begun
+        if begun and begun.step >= begun.total:  # killed after its last step
+            self._load_from_checkpoint(str(begun.path))
+            self._load_kept(begun.path)
+            return
+        with stop_request() as stop:
+            trainer.remove_callback(PrinterCallback)  # it tells again what `Progress` reports
+            trainer.add_callback(_Keeping(self.journal, stop))
+            trainer.train(resume_from_checkpoint=str(begun.path) if begun else None)
+        step, total = trainer.state.global_step, trainer.state.max_steps
+        if stop.made and step < total:
+            raise Stopped(f"stopped after step {step} of {total}; it goes on from there")
+
+    def save_into(self, folder: Path) -> None:
+        """Write everything that the next step depends on into `folder`."""
+        trainer: Any = self
+        state = {
+            "adapter": adapter_parameters(trainer.accelerator.unwrap_model(trainer.model)),
+            "optimizer": trainer.optimizer.state_dict(),
+            "schedule": trainer.lr_scheduler.state_dict(),
+            "counts": {name: getattr(self, name) for name in COUNTS if hasattr(self, name)},
+        }
+        save_state(folder, "state", state)
+        own = {"random": _random_state(), "rollouts": getattr(self, "_buffered_inputs", None)}
+        save_state(folder, "rank-0", own)
+        trainer.state.save_to_json(str(folder / TRAINER_STATE))
+        for kept in self.kept:
+            kept.save(folder)
+
+    # What follows is called by transformers' Trainer, in this order.
+
+    def _load_from_checkpoint(self, checkpoint: str, model: Any = None) -> None:
+        trainer: Any = self
+        saved = load_state(Path(checkpoint), "state")["adapter"]
+        with torch.no_grad():
+            for key, parameter in adapter_parameters(model or trainer.model).items():
+                parameter.copy_(saved[key])
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        trainer: Any = self
+        state = load_state(Path(checkpoint), "state")
+        trainer.optimizer.load_state_dict(state["optimizer"])
+        trainer.lr_scheduler.load_state_dict(state["schedule"])
+        for name, value in state["counts"].items():
+            setattr(self, name, value)
+        rollouts = load_state(Path(checkpoint), "rank-0")["rollouts"]
+        if rollouts is not None:
+            trainer._buffered_inputs = _moved(rollouts, trainer.args.device)
+        self._load_kept(Path(checkpoint))
+
+    def _load_kept(self, folder: Path) -> None:
+        for kept in self.kept:
+            kept.load(folder)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            _set_random_state(load_state(Path(checkpoint), "rank-0")["random"])
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        state = self.state  # type: ignore[attr-defined]
+        self.journal.keep(self, step=state.global_step, total=state.max_steps)
+
+
+class _Keeping(TrainerCallback):
+    """Asks for a checkpoint when one is due, before a stop that was asked for, and at the end."""
+
+    def __init__(self, journal: Journal, stop: StopRequest) -> None:
+        self._every_s = journal.every_s
+        self._stop = stop
+        self._last = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        due = time.monotonic() - self._last >= self._every_s
+        last = state.global_step >= state.max_steps
+        control.should_save = due or last or self._stop.made
+        control.should_training_stop |= self._stop.made
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._last = time.monotonic()
+
+
+def _random_state() -> dict[str, Any]:
+    numpy: Any = np.random.get_state()  # noqa: NPY002  whatever a library draws from
+    name, keys, place, has_gauss, gauss = numpy
+    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+    return {
+        "python": random.getstate(),
+        "numpy": (name, keys.tolist(), place, has_gauss, gauss),
+        "torch": torch.get_rng_state(),
+        "cuda": cuda,
+    }
+
+
+def _set_random_state(state: dict[str, Any]) -> None:
+    random.setstate(state["python"])
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))  # noqa: NPY002
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+def _moved(value: Any, where: torch.device) -> Any:
+    """Tensors on `where`, in the same lists and dicts."""
+    if isinstance(value, torch.Tensor):
+        return value.to(where)
+    if isinstance(value, dict):
+        return {key: _moved(part, where) for key, part in value.items()}
+    return [_moved(part, where) for part in value] if isinstance(value, list) else value
