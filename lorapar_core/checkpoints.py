@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -153,10 +154,10 @@ def newest(folder: Path, *, identity: str, others: Iterable[Path] = ()) -> Check
 
 
 def _newest_first(paths: Iterable[Path]) -> Iterator[Path]:
-    """By the step that the manifest tells; a checkpoint from elsewhere has another name."""
+    """By the step that the manifest tells; those that tell none come first, to be named."""
     dated = []
     for path in paths:
-        step = -1
+        step = math.inf
         with suppress(OSError, ValueError, KeyError, TypeError):  # `read` says what is wrong
             step = int(json.loads((path / MANIFEST).read_text())["step"])
         dated.append((step, str(path)))

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import random
+import shutil
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +16,7 @@ import pytest
 from tiny_inputs import MODEL, tiny_adapter, tiny_inputs, tiny_masks
 
 from lorapar_core.config import GrpoConfig, SftConfig
+from lorapar_core.sole import sole_trainer
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "kills"))
 from kill_points import POINTS
@@ -79,9 +84,9 @@ def straight(
     def find(name: str) -> tuple[Ending, float]:
         if name not in known:
             folder = tmp_path_factory.mktemp("straight")
-            runs = Runs(server, cases[name], folder, {"checkpoint_s": 1e9})
+            runs = Runs(server, cases[name], folder)
             began = time.monotonic()
-            assert runs.run() == 0, "\n".join(server.said)
+            assert runs.run(checkpoint_s=1e9) == 0, runs.said
             known[name] = runs.ending(), time.monotonic() - began
             ending = known[name][0]
             assert set(ending.outputs) == ROLES[name]
@@ -93,12 +98,10 @@ def straight(
 
 def check(runs: Runs, straight: Ending) -> None:
     """A last run ends as the undisturbed one, with the same batches, each as often."""
-    assert runs.run() == 0, "\n".join(runs.server.said)
+    assert runs.run() == 0, runs.said
     ending = runs.ending()
     assert ending.outputs == straight.outputs
     assert ending.batches == straight.batches
-    left = runs.folder / "store" / "progress"
-    assert list(left.iterdir()) == []
 
 
 QUICK = [
@@ -125,8 +128,111 @@ def test_killed_once(
 ) -> None:
     ending, _ = straight(name)
     runs = Runs(server, cases[name], tmp_path / "run")
-    assert runs.run(kill={"at": at, "nth": nth}) == -9, f"never came to {at!r}"
+    assert runs.run(at=at, nth=nth) == -9, f"never came to {at!r}"
     check(runs, ending)
+
+
+@pytest.fixture
+def runs(server: Server, cases: dict[str, Case], tmp_path: Path) -> Runs:
+    return Runs(server, cases["grpo"], tmp_path / "run")
+
+
+Straight = Callable[[str], tuple[Ending, float]]
+
+
+def test_another_worker_goes_on_from_the_store(runs: Runs, straight: Straight) -> None:
+    """One with another home, that finds nothing in scratch."""
+    assert runs.run(at="while accumulating", nth=16) == -9
+    shutil.rmtree(runs.store / "scratch")
+    runs.home = runs.folder / "elsewhere"
+    runs.home.mkdir()
+    check(runs, straight("grpo")[0])
+    assert [entry["step"] for entry in runs.ending().resumed] == [7]
+    assert runs.ending().resumed[0]["exact"] is True
+    assert list((runs.store / "progress").iterdir()) == []
+
+
+@pytest.mark.parametrize("where", ["scratch", "store"])
+def test_a_torn_checkpoint_is_left_out_for_the_one_before(
+    runs: Runs, straight: Straight, where: str
+) -> None:
+    assert runs.run(at="while accumulating", nth=16) == -9
+    if where == "store":
+        shutil.rmtree(runs.store / "scratch")
+        (document,) = (runs.store / "progress").iterdir()
+        newest = json.loads(document.read_text())["checkpoints"][0]["ref"]["digest"]
+        manifest = json.loads((runs.store / "cas" / newest[:2] / newest).read_text())
+        digest = manifest["state.safetensors"]["digest"]
+        torn = runs.store / "cas" / digest[:2] / digest
+    else:
+        (runs.store / "progress").rename(runs.store / "away")
+        torn = max(runs.store.glob("scratch/*/checkpoints/step-*")) / "state.safetensors"
+    content = torn.read_bytes()
+    torn.unlink()  # it is a link: the object in the store must keep its bytes
+    torn.write_bytes(content[:-1] + b"?")
+    check(runs, straight("grpo")[0])
+    assert [entry["step"] for entry in runs.ending().resumed] == [6]
+    assert "is not whole and is left out" in runs.said or "step 7 is left out" in runs.said
+
+
+def test_other_surroundings_are_refused_by_name(runs: Runs, straight: Straight) -> None:
+    assert runs.run(at="while accumulating", nth=16) == -9
+    assert runs.run(threads=2) == 1
+    assert "step 7 was made with threads 1, and this process has threads 2" in runs.said
+    assert "set runtime.resume: inexact" in runs.said
+    check(runs, straight("grpo")[0])  # nothing is lost
+    assert [entry["step"] for entry in runs.ending().resumed] == [7]
+
+
+def test_an_inexact_resume_stands_in_the_record(runs: Runs, straight: Straight) -> None:
+    assert runs.run(at="while accumulating", nth=16) == -9
+    assert runs.run(at="while accumulating", nth=9, threads=2, resume="inexact") == -9
+    assert runs.run(threads=2) == 0, runs.said
+    first, second = runs.ending().resumed
+    assert first == {"step": 7, "exact": False, "differs": {"threads": ["1", "2"]}}
+    assert (second["step"], second["exact"]) == (11, True)
+    assert set(runs.ending().outputs) == set(straight("grpo")[0].outputs)
+
+
+@pytest.mark.parametrize("at", ["while generating: before", "while accumulating"])
+def test_sigterm_keeps_a_checkpoint_at_the_end_of_the_step(
+    runs: Runs, straight: Straight, at: str
+) -> None:
+    assert runs.run(at=at, nth=2, number=signal.SIGTERM, checkpoint_s=1e9) == 1
+    step = 1 if at == "while accumulating" else 5
+    assert f"Stopped: stopped after step {step} of 16" in runs.said
+    check(runs, straight("grpo")[0])
+    assert [entry["step"] for entry in runs.ending().resumed] == [step]
+
+
+def test_a_full_disk_ends_with_one_line_and_a_checkpoint_that_serves(
+    runs: Runs, straight: Straight
+) -> None:
+    assert runs.run(at="while accumulating", nth=16) == -9
+    assert runs.run(file_limit=4096) == 1
+    last = runs.said.splitlines()[-1]
+    assert last.startswith("TrainingError: the checkpoint of step 8 can't be written to ")
+    assert "File too large" in last
+    check(runs, straight("grpo")[0])
+    assert [entry["step"] for entry in runs.ending().resumed] == [7]
+
+
+def test_a_second_trainer_of_the_same_scratch_waits(
+    runs: Runs, straight: Straight, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = runs.folder / "scratch"
+    with sole_trainer(folder):
+        waiting = threading.Thread(target=lambda: _enter(folder))
+        waiting.start()
+        waiting.join(0.5)
+        assert waiting.is_alive()
+    waiting.join(10)
+    assert not waiting.is_alive()
+
+
+def _enter(folder: Path) -> None:
+    with sole_trainer(folder):
+        pass
 
 
 def points(name: str) -> list[tuple[str, int]]:
@@ -136,6 +242,7 @@ def points(name: str) -> list[tuple[str, int]]:
     once = {"publishing: before", "publishing: the record", "publishing: after the record"}
     once |= {"publishing: after"}
     seldom = {"at an epoch's begin", "at an epoch's end", *GENERATING}
+    seldom.add("writing a checkpoint: removing the old")
     found = []
     for at in POINTS:
         if at in GENERATING and not generates:
@@ -162,7 +269,7 @@ def test_killed_at_every_point_and_at_random_times(
     kills = 0
     for k, (at, nth) in enumerate(points(name)):
         runs = Runs(server, cases[name], tmp_path / f"point {k}")
-        assert runs.run(kill={"at": at, "nth": nth}) == -9, f"never came to {at!r} ({nth})"
+        assert runs.run(at=at, nth=nth) == -9, f"never came to {at!r} ({nth})"
         kills += 1
         check(runs, ending)
     draw = random.Random(name)

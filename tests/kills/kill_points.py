@@ -56,27 +56,30 @@ POINTS = {
 }
 
 
-def arm(name: str, *, nth: int) -> None:
-    """Have this process killed when it comes to the point for the `nth` time (from 1)."""
+def arm(name: str, *, nth: int, number: int = signal.SIGKILL) -> None:
+    """Have this process signalled when it comes to the point for the `nth` time (from 1)."""
     point = POINTS[name]
     owner: Any = importlib.import_module(point.module)
     *classes, function = point.function.split(".")
     for part in classes:
         owner = getattr(owner, part)
-    setattr(owner, function, _killing(getattr(owner, function), nth=nth, after=point.after))
+    killing = _killing(getattr(owner, function), nth=nth, after=point.after, number=number)
+    setattr(owner, function, killing)
 
 
-def _killing(function: Callable[..., Any], *, nth: int, after: bool) -> Callable[..., Any]:
+def _killing(
+    function: Callable[..., Any], *, nth: int, after: bool, number: int
+) -> Callable[..., Any]:
     came = 0
 
     def killing(*arguments: Any, **named: Any) -> Any:
         nonlocal came
         came += 1
         if came == nth and not after:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), number)
         result = function(*arguments, **named)
         if came == nth and after:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), number)
         return result
 
     return killing

@@ -1,13 +1,14 @@
 """Forks a process for each training run it is asked for, so that a hundred need torch once.
 
-One JSON object a line on stdin, {"store", "stage", "config", "inputs", "runtime", "log", "kill"};
-for each a line {"pid": ...} as it begins, and {"status": ...} when it has ended: 0, or minus the
-signal's number. A run is `tasks.stage.perform` as a flow does it, with a real store, but its stage
-runs in the same process, so that one kill ends trainer and publisher together, at any moment of
-either.
+One JSON object a line on stdin, {"store", "stage", "config", "inputs", "runtime", "log", "home",
+"file_limit", "kill"}; for each a line {"pid": ...} as it begins, and {"status": ...} when it has
+ended: its exit code, or minus the signal's number. A run is `tasks.stage.perform` as a flow does it,
+with a real store, but its stage runs in the same process, so that one kill ends trainer and
+publisher together, at any moment of either.
 
-`kill` is {"at": a name of `POINTS`, "nth": n}: the process sends itself SIGKILL when it comes there
-for the nth time. `log` gets one line for each batch that a loss was computed of.
+`kill` is {"at": a name of `POINTS`, "nth": n, "number": a signal's}: the process sends itself that
+signal when it comes there for the nth time. `file_limit` is the most bytes a file may have: beyond
+it a write fails, as on a full disk. `log` gets one line for each batch that a loss was computed of.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import hashlib
 import importlib
 import json
 import os
+import resource
 import signal
 import sys
 import zlib
@@ -105,8 +107,12 @@ def _perform(job: Mapping[str, Any]) -> None:
     inputs = {role: External(digest, Path(path)) for role, (digest, path) in job["inputs"].items()}
     action = Action(job["stage"], job["stage"], config=job["config"], inputs=inputs)
     _note_batches(Path(job["log"]))
+    os.environ["HOME"] = job["home"]
     if job["kill"]:
-        arm(job["kill"]["at"], nth=job["kill"]["nth"])
+        arm(job["kill"]["at"], nth=job["kill"]["nth"], number=job["kill"]["number"])
+    if job["file_limit"]:
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (job["file_limit"], limit))
     perform(
         action,
         store=Store.open(job["store"]),

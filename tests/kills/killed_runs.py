@@ -11,7 +11,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,8 @@ class Ending:
     """Role -> digest."""
     batches: Counter[tuple[int, str]]
     """Optimizer steps done before, and digest of the batch: how often a loss of it counted."""
-    resumed: list[int]
-    """Steps that it went on from."""
+    resumed: list[dict[str, Any]]
+    """Each resume: its step, and how its surroundings differ."""
 
 
 class Server:
@@ -102,33 +102,55 @@ class Runs:
     server: Server
     case: Case
     folder: Path
-    runtime: Mapping[str, Any] = field(default_factory=dict)
+    home: Path | None = None
 
     def run(
-        self, *, kill: Mapping[str, Any] | None = None, kill_after_s: float | None = None
+        self,
+        *,
+        at: str | None = None,
+        nth: int = 1,
+        number: int = signal.SIGKILL,
+        kill_after_s: float | None = None,
+        file_limit: int = 0,
+        **runtime: Any,
     ) -> int:
-        """Run it once more; returns the exit code."""
+        """Run it once more; returns the exit code.
+
+        `at` names a point where it gets the signal `number`; `runtime` changes that section.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.server.said.clear()
         inputs = {role: (_digest(path), str(path)) for role, path in self.case.inputs.items()}
         job = {
-            "store": str(self.folder / "store"),
+            "store": str(self.store),
             "stage": self.case.stage,
             "config": self.case.config,
             "inputs": inputs,
-            "runtime": {**RUNTIME, **self.runtime},
+            "runtime": {**RUNTIME, **runtime},
             "log": str(self.folder / "batches.jsonl"),
-            "kill": kill,
+            "home": str(self.home or self.folder),
+            "file_limit": file_limit,
+            "kill": {"at": at, "nth": nth, "number": number} if at else None,
         }
         return self.server.run(job, kill_after_s=kill_after_s)
+
+    @property
+    def store(self) -> Path:
+        """Where its artifacts are."""
+        return self.folder / "store"
+
+    @property
+    def said(self) -> str:
+        """What the last run said on stderr."""
+        return "\n".join(self.server.said)
 
     def ending(self) -> Ending:
         """What the store has of it."""
         from artifacts import Store
 
-        (record,) = Store.open(self.folder / "store").records()
+        (record,) = Store.open(self.store).records()
         outputs = {role: ref.digest for role, ref in record.outputs.items()}
-        resumed = [entry["step"] for entry in record.provenance["resumed"]]
-        return Ending(outputs, self._batches(), resumed)
+        return Ending(outputs, self._batches(), record.provenance["resumed"])
 
     def _batches(self) -> Counter[tuple[int, str]]:
         """Batches that counted: of each step those of the last process that began it."""
