@@ -17,6 +17,7 @@ from typing import Any
 
 from artifacts import Store, StoreError
 from flows import service
+from flows.api import ServiceError, post
 from flows.places import ROOT, state_directory
 from flows.summary import accuracy_table, stage_table
 from lorapar_core.errors import LoraparError, StageFailed
@@ -86,7 +87,7 @@ def _run(url: str, tag: str, store: Store) -> Mapping[str, Any]:
 
 
 def _runs(url: str, tag: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = service.post(
+    found: list[dict[str, Any]] = post(
         f"{url}/api/flow_runs/filter", flow_runs={"tags": {"all_": [tag]}}
     )
     return found
@@ -94,14 +95,14 @@ def _runs(url: str, tag: str) -> list[dict[str, Any]]:
 
 def _cancel(url: str, tag: str) -> None:
     """Have a worker that isn't ours end the run that nobody waits for any more."""
-    with suppress(service.ServiceError):  # why the demo ends is said already
+    with suppress(ServiceError):  # why the demo ends is said already
         _cancel_all(url, _runs(url, tag))
 
 
 def _cancel_all(url: str, runs: list[dict[str, Any]]) -> None:
     for run in runs:
         if run["state_type"] in ("SCHEDULED", "PENDING", "RUNNING"):
-            service.post(f"{url}/api/flow_runs/{run['id']}/set_state", state={"type": "CANCELLING"})
+            post(f"{url}/api/flow_runs/{run['id']}/set_state", state={"type": "CANCELLING"})
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ from lorapar_core.config import (
     TeacherConfig,
     VotingConfig,
 )
-from lorapar_core.errors import LoraparError
+from lorapar_core.errors import LoraparError, StageFailed
 from lorapar_core.recipe import load_recipe
 from lorapar_core.stages import STAGES
 from tasks.action import Action, Outcome
@@ -55,6 +55,7 @@ from tasks.children import Children
 from tasks.stage import look_up, perform
 
 TRAINING = {"sft", "grpo"}
+RETRY_DELAY_S = 5
 _THREADS: Any = ThreadPoolTaskRunner(max_workers=32)
 
 DataFields = sparse(DataConfig)
@@ -89,6 +90,12 @@ TASKS = {
 """One task a stage, so that the UI groups and counts them by stage."""
 
 
+def _died(_task: Any, _run: Any, state: State[Any]) -> bool:
+    """Whether a stage's process ended without saying why: out of memory, or killed. What a stage
+    refuses it would refuse again."""
+    return isinstance(state.result(raise_on_failure=False), StageFailed)
+
+
 class PrefectRunner:
     """Submits each action as a task of the running flow."""
 
@@ -100,7 +107,13 @@ class PrefectRunner:
         self._children = children
 
     def submit(self, action: Action) -> PrefectFuture[Any]:
-        named = TASKS[action.stage].with_options(task_run_name=action.name)
+        trains = action.stage in TRAINING
+        named = TASKS[action.stage].with_options(
+            task_run_name=action.name,
+            retries=self._recipe.runtime.retries if trains else 0,
+            retry_delay_seconds=RETRY_DELAY_S,
+            retry_condition_fn=_died,
+        )
         return named.submit(action, self.store, self._children, self._recipe)
 
 

@@ -397,6 +397,7 @@ def _train(
                 name=name,
                 base=base,
                 adapter=adapter,
+                initial=initial["adapter"],
                 masks=masks["masks.safetensors"],
                 labels=labels["labels.parquet"],
                 tokens=prepared["tokens.parquet"],

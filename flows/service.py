@@ -16,19 +16,18 @@ import subprocess
 import sys
 import time
 import urllib.error
-import urllib.request
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 
 from artifacts.location import VARIABLE, store_root
+from flows.api import LOCAL, Refused, ServiceError, post
+from flows.automations import deploy_automations
 from flows.places import DEPLOYMENTS, ROOT, state_directory
-from lorapar_core.errors import LoraparError
 
 POOL = "lorapar"
 PORT = 4200
@@ -38,21 +37,7 @@ START_S = 180.0
 STOP_S = 20.0
 IDLE_STOP_S = 6.0
 """For a worker or server with nothing left to do: now and then one doesn't end by itself."""
-_LOCAL = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-"""No proxy stands between us and loopback."""
 Say = Callable[[str], None]
-
-
-class ServiceError(LoraparError):
-    """The server or the worker can't be started, or the server doesn't answer."""
-
-
-class Refused(ServiceError):
-    """The server answered that it won't."""
-
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +92,7 @@ def up(*, port: int, say: Say = print) -> str:
     _create_pool(url)
     say("deploying")
     deploy(url)
+    deploy_automations(url)
     worker = running("worker")
     if worker and (worker.port, worker.store) != (server.port, str(store_root(None))):
         where = f"the worker uses the store {worker.store} and port {worker.port}"
@@ -234,6 +220,7 @@ def environment(url: str) -> dict[str, str]:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_LOGGING_EXTRA_LOGGERS": "lorapar",
         "PREFECT_CLI_PROMPT": "false",
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # seconds; deployments/automations.yaml counts
         "PREFECT_WORKER_QUERY_SECONDS": "2",  # by default a run waits up to 10 s for its worker
     }
 
@@ -323,7 +310,7 @@ def _await_health(url: str, server: Daemon) -> None:
         if server.process() is None:
             break
         try:
-            with _LOCAL.open(f"{url}/api/health", timeout=5) as answer:
+            with LOCAL.open(f"{url}/api/health", timeout=5) as answer:
                 if answer.status == 200:
                     return
         except (urllib.error.URLError, OSError):
@@ -339,26 +326,6 @@ def _create_pool(url: str) -> None:
     except Refused as error:
         if error.status != 409:  # it is there already
             raise
-
-
-def post(url: str, **body: Any) -> Any:
-    """The server's answer.
-
-    Raises:
-        Refused: it refuses.
-        ServiceError: it doesn't answer.
-    """
-    request = urllib.request.Request(
-        url, json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
-    try:
-        with _LOCAL.open(request, timeout=30) as answer:
-            return json.load(answer)
-    except urllib.error.HTTPError as error:
-        said = error.read().decode(errors="replace")[:200]
-        raise Refused(f"the Prefect server refuses {url}: {error} {said}", error.code) from error
-    except OSError as error:
-        raise ServiceError(f"the Prefect server at {url} doesn't answer: {error}") from error
 
 
 def _read(path: Path) -> str:

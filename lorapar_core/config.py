@@ -299,8 +299,11 @@ class GrpoConfig(Section):
     max_steps: int = Field(default=0, ge=0)
     """Stop after so many optimizer steps; 0 goes by epochs."""
     kl_coefficient: float = Field(default=0.04, ge=0)
-    """Weight of the KL term against the adapter the stage starts from (GRPO's own beta). The paper
-    doesn't say; 0.04 was trl's default at the time."""
+    """Weight of the KL term (GRPO's own beta). The paper doesn't say; 0.04 was trl's default at the
+    time."""
+    kl_reference: Literal["base", "start", "initial"] = "start"
+    """What the KL term pulls to: the base model, the adapter that the stage starts from, or the
+    adapter before any stage. The paper doesn't say, and trl has changed its mind."""
     temperature: float = Field(default=0.9, gt=0)
     """Sampling temperature (the paper doesn't say; 0.9 was trl's default at the time)."""
     top_p: float = Field(default=1.0, gt=0, le=1)

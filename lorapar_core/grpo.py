@@ -1,7 +1,8 @@
 """Stage `grpo`: group-relative policy optimization of a system's active elements, through trl.
 
 Prompts come tokenised from stage `prepare`; trl sees their text and gets those very tokens.
-Dropout is off (trl samples in training mode). With a KL term the reference is the adapter that the
+Dropout is off (trl samples in training mode). The KL term's reference is the adapter in the input
+`reference`; without one it is what `kl_reference` says, the base model or the adapter that the
 stage starts from.
 
 config: grpo, model, system, data, epochs, answer_format. Writes `adapter/`, `metrics.jsonl` and
@@ -12,8 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 from datasets import Dataset
 from trl import GRPOConfig as TrlGrpoConfig
 from trl import GRPOTrainer
@@ -24,7 +26,12 @@ from lorapar_core.completions import Completions
 from lorapar_core.config import GrpoConfig
 from lorapar_core.errors import TrainingError
 from lorapar_core.examples import token_rows
-from lorapar_core.loading import load_tokenizer
+from lorapar_core.loading import (
+    ADAPTER_WEIGHTS,
+    adapter_parameters,
+    load_tensors,
+    load_tokenizer,
+)
 from lorapar_core.optimizers import optimizer_class
 from lorapar_core.parquet import read_table
 from lorapar_core.resume import ExactResume, Journal, open_journal
@@ -38,6 +45,9 @@ from lorapar_core.training import (
     open_setting,
     training_ids,
 )
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 RewardFunction = Callable[..., list[float]]
 
@@ -116,6 +126,7 @@ def _train(spec: Spec, journal: Journal, out: Path) -> None:
         processing_class=tokenizer,
         callbacks=[progress],
     )
+    _set_reference(setting.model, section, spec)
     trainer.masks = setting.masks
     trainer.inner = optimizer_class(section.optimizer)
     trainer.prompt_tokens = prompt_tokens
@@ -123,6 +134,22 @@ def _train(spec: Spec, journal: Journal, out: Path) -> None:
     trainer.train_to_the_end()
     kept.save(out)
     finish(spec, setting, progress, out)
+
+
+def _set_reference(model: PeftModel, section: GrpoConfig, spec: Spec) -> None:
+    """Give trl's reference adapter the weights that are asked for; it has the policy's own.
+
+    Without that adapter trl takes the base model, by switching the policy's adapter off.
+    """
+    if not section.kl_coefficient:
+        return
+    if "reference" in spec.inputs:
+        tensors = load_tensors(spec.inputs["reference"] / ADAPTER_WEIGHTS)
+        with torch.no_grad():
+            for key, parameter in adapter_parameters(model, name="ref").items():
+                parameter.copy_(tensors[key])
+    elif section.kl_reference == "base":
+        model.delete_adapter("ref")
 
 
 def _rewarding(name: str, how: str, kept: Completions, *, first: bool) -> RewardFunction:

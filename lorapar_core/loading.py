@@ -87,15 +87,15 @@ def attach_adapter(
     return peft_model
 
 
-def adapter_parameters(model: PeftModel) -> dict[str, torch.nn.Parameter]:
-    """Every LoRA weight of the adapter `default`, under its key in `adapter_model.safetensors`.
+def adapter_parameters(model: PeftModel, *, name: str = "default") -> dict[str, torch.nn.Parameter]:
+    """Every LoRA weight of the adapter `name`, under its key in `adapter_model.safetensors`.
 
-    Sorted by key. (trl adds a frozen copy, `ref`, for a KL term; it is none of ours.)
+    Sorted by key. (For a KL term trl adds a frozen copy of ours, `ref`.)
     """
     found = {
-        name.replace(".default.", "."): parameter
-        for name, parameter in model.named_parameters()
-        if name.endswith((".lora_A.default.weight", ".lora_B.default.weight"))
+        key.replace(f".{name}.", "."): parameter
+        for key, parameter in model.named_parameters()
+        if key.endswith((f".lora_A.{name}.weight", f".lora_B.{name}.weight"))
     }
     return dict(sorted(found.items()))
 

@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import IO, Any, Literal
 
 from lorapar_core.config import RuntimeConfig
-from lorapar_core.errors import StageFailed, error_named
+from lorapar_core.errors import LoraparError, StageFailed, Stopped, error_named
 from lorapar_core.process import environment
 from lorapar_core.spec import Spec
 
@@ -93,7 +93,7 @@ class Children:
             except BaseException as error:
                 # A stage that refused leaves its process as good as before. One that crashed does
                 # not, and one that was cancelled, or whose listener failed, is at work still.
-                if child.answered and not isinstance(error, StageFailed):
+                if child.answered and not isinstance(error, StageFailed | Stopped):
                     self._put_back(child, stays=stays)
                 else:
                     self._forget(child)
@@ -120,11 +120,11 @@ class Children:
                 self._all.add(child)
                 return child
         child.end()  # closed while it started
-        raise StageFailed(_OVER)
+        raise Stopped(_OVER)
 
     def _require_open(self) -> None:
         if self.closed:
-            raise StageFailed(_OVER)
+            raise Stopped(_OVER)
 
     def _put_back(self, child: _Child, *, stays: bool) -> None:
         if not stays:
@@ -180,7 +180,7 @@ class _Child:
         except BrokenPipeError:
             raise self._died(name) from None
         except ValueError:  # closed: we were told to end just now
-            raise StageFailed(_OVER) from None
+            raise Stopped(_OVER) from None
 
     def _await(self, name: str, listen: Listener) -> None:
         for line in _open(self._process.stdout):
@@ -197,12 +197,14 @@ class _Child:
             listen(event)
         raise self._died(name)
 
-    def _died(self, name: str) -> StageFailed:
+    def _died(self, name: str) -> LoraparError:
         code = self._process.wait()
         self._drain.join(_GRACE_S)
         how = f"was killed by signal {-code}" if code < 0 else f"exited with {code}"
         said = f"; it last said: {' / '.join(self._last_words[-3:])}" if self._last_words else ""
-        memory = " (out of memory?)" if code == -9 and not self._ended else ""
+        if self._ended:
+            return Stopped(f"the process of {name} {how}: its run has ended")
+        memory = " (out of memory?)" if code == -9 else ""
         return StageFailed(f"the process of {name} {how}{memory}{said}")
 
     def _read_stderr(self) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from artifacts import CorruptObject, MissingObject, Record, Ref, Store
 from lorapar_core.config import RuntimeConfig
-from lorapar_core.errors import StageFailed
+from lorapar_core.errors import Stopped
 from lorapar_core.process import thread_count
 from lorapar_core.spec import Spec
 from tasks.action import Action, External, Outcome
@@ -66,7 +66,7 @@ class _Waiting:
 
     def __call__(self) -> None:
         if self._children.closed:
-            raise StageFailed(f"{self._name}: no longer waited for, the run has ended")
+            raise Stopped(f"{self._name}: no longer waited for, the run has ended")
         if self._say_at and time.monotonic() > self._say_at:
             self._say_at = None
             message = "another run is computing this; waiting for it"

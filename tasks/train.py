@@ -15,11 +15,13 @@ def train(
     name: str,
     base: Input,
     adapter: Input,
+    initial: Input,
     masks: Input,
     labels: Input,
     tokens: Input,
     examples: Input,
 ) -> Action:
+    """`adapter` is what the stage starts from, `initial` the one before any stage."""
     common: dict[str, Any] = {
         "system": stage.system,
         "data": stage.data,
@@ -40,7 +42,13 @@ def train(
     excluded = {"prompt", "system_prompt", "max_prompt_length"}  # they are in the tokens
     section = recipe.grpo.model_dump(mode="json", exclude=excluded)
     config = {**common, "grpo": section, "answer_format": answer_format(recipe, "grpo")}
-    return Action("grpo", name, config=config, inputs={**inputs, "examples": examples})
+    inputs["examples"] = examples
+    # PiSSA and OLoRA train on a residual: with their first adapter it is the base model.
+    residual = recipe.lora.init != "gaussian"
+    wanted = recipe.grpo.kl_reference
+    if recipe.grpo.kl_coefficient and (wanted == "initial" or (wanted == "base" and residual)):
+        inputs["reference"] = initial
+    return Action("grpo", name, config=config, inputs=inputs)
 
 
 def answer_format(recipe: Recipe, kind: str) -> str:

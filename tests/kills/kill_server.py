@@ -2,7 +2,7 @@
 
 One JSON object a line on stdin, {"store", "stage", "config", "inputs", "runtime", "log", "home",
 "file_limit", "kill"}; for each a line {"pid": ...} as it begins, and {"status": ...} when it has
-ended: its exit code, or minus the signal's number. A run is `tasks.stage.perform` as a flow does it,
+ended: its exit code, or minus the signal's number. A run is `tasks.stage.perform` as a flow has it,
 with a real store, but its stage runs in the same process, so that one kill ends trainer and
 publisher together, at any moment of either.
 

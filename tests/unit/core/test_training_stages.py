@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import zlib
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
-from tiny_inputs import MODEL, files, run_stage, tiny_inputs
+from tiny_inputs import MODEL, files, run_stage, tiny_adapter, tiny_inputs, tiny_masks
 
 from lorapar_core import rewards
 from lorapar_core.answers import HASH, AnswerFormat
@@ -75,6 +76,8 @@ def train(out: Path, inputs: Mapping[str, Path], stage: str, **changed: Any) -> 
         section = GrpoConfig.model_validate({**GRPO, **changed}).model_dump(exclude=excluded)
         config = {**top, "grpo": section, "answer_format": "hash"}
         needed["examples"] = inputs["examples"]
+        if "reference" in inputs:
+            needed["reference"] = inputs["reference"]
     return run_stage(stage, config, needed, out)
 
 
@@ -235,6 +238,53 @@ def test_grpo_moves_active_elements_only(
         assert rows[-1]["kl"] > 0
     config = (out / "adapter" / "adapter_config.json").read_bytes()
     assert config == (inputs["adapter"] / "adapter_config.json").read_bytes()
+
+
+def first_kl(out: Path, inputs: Mapping[str, Path], reference: str) -> float:
+    changed = {"max_steps": 1, "kl_coefficient": 0.1, "kl_reference": reference}
+    return metrics(train(out, inputs, "grpo", **changed))[0]["kl"]
+
+
+def test_the_kl_reference_is_the_one_asked_for(
+    inputs: dict[str, Path], tmp_path: Path, tiny_model: Path
+) -> None:
+    """At the first step the KL is 0 against what the stage starts from, and against nothing else.
+
+    With B = 0 an adapter is the base model.
+    """
+    zero = tmp_path / "zero"
+    shutil.copytree(inputs["adapter"], zero)
+    none = {k: w * ("lora_A" in k) for k, w in weights(inputs["adapter"]).items()}
+    save_file(none, zero / "adapter_model.safetensors", metadata={"format": "pt"})
+    from_base = {**inputs, "adapter": zero}
+
+    assert first_kl(tmp_path / "1", inputs, "start") == pytest.approx(0, abs=1e-7)
+    assert first_kl(tmp_path / "2", from_base, "base") == pytest.approx(0, abs=1e-7)
+    apart = first_kl(tmp_path / "3", inputs, "base")
+    assert apart > 1e-5
+    back = {**inputs, "reference": inputs["adapter"]}
+    assert first_kl(tmp_path / "4", back, "initial") == pytest.approx(0, abs=1e-7)
+    other = {**inputs, "reference": zero}
+    assert first_kl(tmp_path / "5", other, "initial") == pytest.approx(apart, rel=1e-3)
+
+
+@pytest.mark.parametrize("init", ["pissa", "olora"])
+def test_a_kl_term_leaves_the_residual_base_as_it_is(
+    inputs: dict[str, Path], tmp_path: Path, tiny_model: Path, init: str
+) -> None:
+    """trl alone takes the residual out once more for its reference, and moves the policy."""
+    adapter = tiny_adapter(tmp_path / init, tiny_model, init=init)
+    residual = {
+        **inputs,
+        "base": tmp_path / init / "base",
+        "adapter": adapter,
+        "masks": tiny_masks(tmp_path / "masks", adapter),
+    }
+    assert first_kl(tmp_path / "out", residual, "start") == pytest.approx(0, abs=1e-7)
+    out = train(tmp_path / "trained", residual, "grpo", kl_coefficient=0.1)
+    none = train(tmp_path / "none", residual, "grpo", kl_coefficient=0.0)
+    one, other = (read_table(path / "completions.parquet") for path in (out, none))
+    assert one["completion"][:8] == other["completion"][:8], "the policy is the same at the start"
 
 
 def test_grpo_keeps_every_completion_with_its_rewards(

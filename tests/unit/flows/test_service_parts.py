@@ -126,7 +126,7 @@ def test_a_demo_whose_flow_failed_fails(
     if written:
         store.write_run("1f", {"report": "r"})
     answers = [{"id": "1f", "state_type": state}]
-    monkeypatch.setattr(service, "post", lambda url, **_: answers)
+    monkeypatch.setattr(demo, "post", lambda url, **_: answers)
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: None)
     with pytest.raises(StageFailed, match=r"the demo failed; .*worker\.log says why"):
         demo._run("http://x", "tag", store)
@@ -150,7 +150,7 @@ def test_an_interrupted_demo_cancels_its_run_where_the_service_is_not_its_own(
     monkeypatch.setenv("LORAPAR_STORE", str(tmp_path))
     monkeypatch.setattr(service, "running", ours.get)
     monkeypatch.setattr(service, "up", lambda **_: 0)
-    monkeypatch.setattr(service, "post", post)
+    monkeypatch.setattr(demo, "post", post)
     for name in ("down", "stop_worker"):
         monkeypatch.setattr(service, name, lambda: pytest.fail("it is the user's"))
     monkeypatch.setattr(subprocess, "run", interrupted)
@@ -177,6 +177,6 @@ def test_a_server_that_is_gone_does_not_hide_why_the_demo_ends(
         asked.append(url)
         raise service.ServiceError("it doesn't answer")
 
-    monkeypatch.setattr(service, "post", post)
+    monkeypatch.setattr(demo, "post", post)
     demo._cancel("http://x", "tag")
     assert asked == ["http://x/api/flow_runs/filter"]

@@ -178,6 +178,8 @@ def test_the_same_recipe_gives_the_same_keys(model: Path) -> None:
         ({"grpo": {"learning_rate": 0.1}}, {"grpo", "report"}),
         ({"grpo": {"rewards": {"correctness": 1.0}}}, {"grpo", "report"}),
         ({"grpo": {"kl_coefficient": 0.1}}, {"grpo", "report"}),
+        ({"grpo": {"kl_reference": "initial"}}, {"grpo", "report"}),
+        ({"grpo": {"num_iterations": 2}}, {"grpo", "report"}),
         ({"grpo": {"optimizer": "adamw_8bit"}}, {"grpo", "report"}),
         ({"grpo": {"system_prompt": "Answer."}}, {"prepare", "report"}),
         ({"grpo": {"max_prompt_length": 100}}, {"prepare", "report"}),

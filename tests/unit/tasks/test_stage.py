@@ -14,7 +14,7 @@ import pytest
 
 from artifacts import Store
 from lorapar_core.config import RuntimeConfig
-from lorapar_core.errors import StageFailed
+from lorapar_core.errors import Stopped
 from tasks import stage
 from tasks.action import Action, External
 from tasks.children import Children
@@ -37,7 +37,7 @@ class Waiting(threading.Thread):
     def run(self) -> None:
         try:
             self.ended = perform(ACTION, runtime=RUNTIME, listen=self._listen, **self._given)
-        except StageFailed as error:
+        except Stopped as error:
             self.ended = error
 
     def _listen(self, event: Mapping[str, Any]) -> None:
