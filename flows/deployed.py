@@ -27,6 +27,7 @@ from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from artifacts import Store
+from flows.headline import headline, parts
 from flows.healing import healing
 from flows.pipeline import check, pipeline
 from flows.places import RECIPES
@@ -121,6 +122,8 @@ class _Listener:
     """Shows a stage in the UI: its logs, and for a training stage its progress and figures."""
 
     every_s = 5.0
+    table_every_s = 60.0
+    """A new version of the table of figures; each is kept by the server."""
 
     def __init__(self, action: Action) -> None:
         self._action = action
@@ -129,6 +132,7 @@ class _Listener:
         self._progress: UUID | None = None
         self._rows: list[dict[str, Any]] = []
         self._last = 0.0
+        self._tabled = time.monotonic()
         self._guard = threading.Lock()
 
     def __call__(self, event: Mapping[str, Any]) -> None:
@@ -138,16 +142,20 @@ class _Listener:
             self._step(event)
 
     def _step(self, event: Mapping[str, Any]) -> None:
-        figures = {k: v for k, v in event.items() if k != "event"}
-        self._rows.append(figures)
+        figures = headline(event)
+        self._rows.append({"step": event["step"], **figures, **parts(event)})
         now, done = time.monotonic(), event["step"] == event["total"]
         if now - self._last < self.every_s and not done:
             return
         self._last = now
-        self._log.info("%s", "  ".join(f"{k} {_short(v)}" for k, v in figures.items()))
+        told = {"step": f"{event['step']}/{event['total']}", **figures}
+        self._log.info("%s", "  ".join(f"{k} {_short(v)}" for k, v in told.items()))
         if self._trains:
             with self._guard, self._shown():
                 self._show(100.0 * event["step"] / max(1, event["total"]))
+                if now - self._tabled >= self.table_every_s:
+                    self._tabled = now
+                    self._show_table()
 
     def _show(self, percent: float) -> None:
         if self._progress is None:
@@ -162,12 +170,15 @@ class _Listener:
     def close(self) -> None:
         """Leave the training figures as a table."""
         if self._trains and self._rows:
-            with self._shown():
-                create_table_artifact(
-                    self._rows,
-                    key=_artifact_key(self._action.name, "metrics"),
-                    description=f"{self._action.name}: figures of each optimizer step",
-                )
+            with self._guard, self._shown():
+                self._show_table()
+
+    def _show_table(self) -> None:
+        create_table_artifact(
+            self._rows,
+            key=_artifact_key(self._action.name, "metrics"),
+            description=f"{self._action.name}: figures of each optimizer step",
+        )
 
     @contextmanager
     def _shown(self) -> Iterator[None]:

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from artifacts import Store
+from flows.headline import headline
 from lorapar_core.config import Recipe
 from tasks.action import Action, Outcome
 from tasks.children import Children
@@ -85,8 +86,7 @@ class _Teller:
         if now - self._last < self.every_s:
             return
         self._last = now
-        figures = {k: v for k, v in event.items() if k not in ("event", "step", "total")}
-        shown = "  ".join(f"{k} {v:.4g}" for k, v in figures.items() if isinstance(v, int | float))
+        shown = "  ".join(f"{k} {v:.4g}" for k, v in headline(event).items())
         self._say(f"{self._name:<24} {event['step']}/{event['total']}  {shown}")
 
 

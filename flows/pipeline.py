@@ -20,6 +20,7 @@ from lorapar_core.data.arithmetic import DEFAULT_COUNT
 from lorapar_core.data.choice import Entry, choose, read_source, require_readable
 from lorapar_core.errors import ConfigError, TooFewExamples
 from lorapar_core.optimizers import require_optimizer
+from lorapar_core.trackers import require_trackers
 from tasks.action import UNKNOWN, Action, Input, Outcome
 from tasks.evaluate import evaluate
 from tasks.initialize import initialize
@@ -96,11 +97,12 @@ def check(recipe: Recipe, *, runs: bool = True) -> None:
     Raises:
         ModelError: a model path or package isn't there.
         DataError: a data file isn't there.
-        ConfigError: an optimizer's package isn't installed.
+        ConfigError: an optimizer's or a tracker's package isn't installed.
     """
     if runs:
         for kind in sorted({stage.kind for stage in recipe.stages}):
             require_optimizer(getattr(recipe, kind).optimizer)
+        require_trackers(recipe.runtime.trackers)
     models = [(t.model, t.revision) for t in recipe.teachers if t.provider == "local" and t.model]
     for model, revision in [*models, (recipe.model.base, recipe.model.revision)]:
         located = locate(model, revision)
@@ -405,7 +407,7 @@ def _train(
             )
         )
         adapter = trained["adapter"]
-        roles[f"training/{name}"] = trained["metrics.jsonl"]
+        roles[f"training/{name}"] = trained["figures.jsonl"]
         test(name, stage.kind, base, adapter)
     page = run.one(report(recipe, model=model.name, inputs={**roles, "adapter": adapter}))
     return Result(

@@ -387,6 +387,13 @@ class RuntimeConfig(Section):
     Prefect ends a cancelled run after 30."""
     retries: int = Field(default=2, ge=0)
     """Under Prefect: how often a training task is tried again whose process died."""
+    trackers: list[Literal["trackio", "mlflow", "wandb", "tensorboard"]] = Field(
+        default_factory=list
+    )
+    """Experiment trackers that get training's figures too, where they are installed; each takes
+    its address and key from its own environment variables."""
+    tensorboard_dir: str = "~/.local/state/lorapar/tensorboard"
+    """Where TensorBoard's files go, unless TENSORBOARD_LOGGING_DIR says so."""
     vote_concurrency: int = Field(default=16, ge=1)
     """litellm teachers: requests in flight in each vote process; four of these run at a time."""
     request_timeout_s: float = Field(default=60.0, gt=0)

@@ -5,8 +5,8 @@ Dropout is off (trl samples in training mode). The KL term's reference is the ad
 `reference`; without one it is what `kl_reference` says, the base model or the adapter that the
 stage starts from.
 
-config: grpo, model, system, data, epochs, answer_format. Writes `adapter/`, `metrics.jsonl` and
-`completions.parquet` (every completion with its rewards).
+config: grpo, model, system, data, epochs, answer_format. Writes `adapter/`, `metrics.jsonl`,
+`figures.jsonl` and `completions.parquet` (every completion with its rewards).
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ from trl import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
 from lorapar_core.answers import answer_format
+from lorapar_core.clock import Clocked
 from lorapar_core.completions import Completions
 from lorapar_core.config import GrpoConfig
 from lorapar_core.errors import TrainingError
 from lorapar_core.examples import token_rows
+from lorapar_core.figures import Figures
 from lorapar_core.loading import (
     ADAPTER_WEIGHTS,
     adapter_parameters,
@@ -39,7 +41,6 @@ from lorapar_core.rewards import REWARDS
 from lorapar_core.spec import Spec
 from lorapar_core.training import (
     MaskedTraining,
-    Progress,
     common_arguments,
     finish,
     open_setting,
@@ -61,7 +62,7 @@ class EpochSampler(RepeatSampler):
             self.generator.manual_seed((self.seed or 0) + epoch)
 
 
-class MaskedGrpoTrainer(ExactResume, MaskedTraining, GRPOTrainer):
+class MaskedGrpoTrainer(ExactResume, Clocked, MaskedTraining, GRPOTrainer):
     """GRPOTrainer that trains active elements only, on prompts tokenised beforehand."""
 
     prompt_tokens: dict[str, list[int]]
@@ -112,7 +113,7 @@ def _train(spec: Spec, journal: Journal, out: Path) -> None:
         shuffle_dataset=True,
     )
     kept = Completions(list(rewards))
-    progress = Progress()
+    figures = Figures()
     rows, prompt_tokens = _rows(spec, tokenizer)
     _refuse_too_few(len(rows), section, name=spec.name)
     trainer = MaskedGrpoTrainer(
@@ -124,16 +125,16 @@ def _train(spec: Spec, journal: Journal, out: Path) -> None:
         ],
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
-        callbacks=[progress],
+        callbacks=[figures],
     )
     _set_reference(setting.model, section, spec)
     trainer.masks = setting.masks
     trainer.inner = optimizer_class(section.optimizer)
     trainer.prompt_tokens = prompt_tokens
-    trainer.journal, trainer.kept = journal, [progress, kept]
+    trainer.journal, trainer.kept = journal, [figures, kept]
     trainer.train_to_the_end()
     kept.save(out)
-    finish(spec, setting, progress, out)
+    finish(spec, setting, figures, out)
 
 
 def _set_reference(model: PeftModel, section: GrpoConfig, spec: Spec) -> None:

@@ -138,7 +138,7 @@ class ExactResume:
             self._load_kept(begun.path)
             return
         with stop_request() as stop:
-            trainer.remove_callback(PrinterCallback)  # it tells again what `Progress` reports
+            trainer.remove_callback(PrinterCallback)  # it tells again what `Figures` reports
             trainer.add_callback(_Keeping(self.journal, stop))
             trainer.train(resume_from_checkpoint=str(begun.path) if begun else None)
         step, total = trainer.state.global_step, trainer.state.max_steps

@@ -3,7 +3,8 @@
 Examples come tokenised from stage `prepare`, so SFT and scoring see the same tokens and the same
 loss mask (prompt tokens are ignored).
 
-config: sft, model, dropout, system, data, epochs. Writes `adapter/` and `metrics.jsonl`.
+config: sft, model, dropout, system, data, epochs. Writes `adapter/`, `metrics.jsonl` and
+`figures.jsonl`.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from datasets import Dataset
 from trl import SFTConfig as TrlSftConfig
 from trl import SFTTrainer
 
+from lorapar_core.clock import Clocked
 from lorapar_core.config import SftConfig
 from lorapar_core.examples import token_rows
+from lorapar_core.figures import Figures
 from lorapar_core.gradients import IGNORED
 from lorapar_core.loading import load_tokenizer
 from lorapar_core.optimizers import optimizer_class
@@ -24,7 +27,6 @@ from lorapar_core.resume import ExactResume, Journal, open_journal
 from lorapar_core.spec import Spec
 from lorapar_core.training import (
     MaskedTraining,
-    Progress,
     common_arguments,
     finish,
     open_setting,
@@ -32,7 +34,7 @@ from lorapar_core.training import (
 )
 
 
-class MaskedSftTrainer(ExactResume, MaskedTraining, SFTTrainer):
+class MaskedSftTrainer(ExactResume, Clocked, MaskedTraining, SFTTrainer):
     """SFTTrainer that trains active elements only, and may be killed."""
 
 
@@ -51,19 +53,19 @@ def _train(spec: Spec, journal: Journal, out: Path) -> None:
         loss_type="nll",
         dataset_kwargs={"skip_prepare_dataset": True},
     )
-    progress = Progress()
+    figures = Figures()
     trainer = MaskedSftTrainer(
         model=setting.model,
         args=arguments,
         train_dataset=Dataset.from_list(_rows(spec)),
         processing_class=load_tokenizer(spec.inputs["base"]),
-        callbacks=[progress],
+        callbacks=[figures],
     )
     trainer.masks = setting.masks
     trainer.inner = optimizer_class(section.optimizer)
-    trainer.journal, trainer.kept = journal, [progress]
+    trainer.journal, trainer.kept = journal, [figures]
     trainer.train_to_the_end()
-    finish(spec, setting, progress, out)
+    finish(spec, setting, figures, out)
 
 
 def _rows(spec: Spec) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What SFT and GRPO share: the masked optimizer in trl's trainers, figures, and the result.
+"""What SFT and GRPO share: the masked optimizer in trl's trainers, and the result.
 
 Both trainers get their optimizer through `create_optimizer`, the one point that both honour after
 the model is on its device. Every argument that trl would default differently is set explicitly.
@@ -6,9 +6,7 @@ the model is on its device. Every argument that trl would default differently is
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.numpy import load_file
-from transformers import TrainerCallback
 
-from lorapar_core import events
 from lorapar_core.config import GrpoConfig, ModelConfig, SftConfig
 from lorapar_core.errors import TooFewExamples, TrainingError
 from lorapar_core.examples import seeded_order, system_ids
+from lorapar_core.figures import Figures
 from lorapar_core.loading import (
     adapter_parameters,
     attach_adapter,
@@ -33,15 +30,15 @@ from lorapar_core.masked_optimizer import MaskedOptimizer, restrict
 from lorapar_core.packed_mask import PackedMask
 from lorapar_core.partition import active_mask
 from lorapar_core.process import device, reset_torch
+from lorapar_core.resume import identity
 from lorapar_core.spec import Spec
+from lorapar_core.trackers import tracking
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
 
 _LOG = logging.getLogger(__name__)
-TIMES = frozenset({"step_time"})
-"""Figures that differ from run to run. The report reads the metrics, so they hold none."""
 
 
 class MaskedTraining:
@@ -68,47 +65,6 @@ class MaskedTraining:
             _LOG.info("training %d of %d elements", optimizer.active_count, elements)
         made: torch.optim.Optimizer = trainer.optimizer
         return made
-
-
-class Progress(TrainerCallback):
-    """Keeps what the trainer logs, as `metrics.jsonl`, and reports each step.
-
-    Raises:
-        TrainingError: loss or gradient is no number any more.
-    """
-
-    file = "metrics.jsonl"
-
-    def __init__(self) -> None:
-        self.rows: list[dict[str, float]] = []
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        numbers = {k: v for k, v in (logs or {}).items() if isinstance(v, int | float)}
-        figures = {k: v for k, v in numbers.items() if k not in TIMES}
-        if "train_runtime" in figures:  # trl's closing summary of times
-            return
-        if not math.isfinite(figures.get("loss", 0.0)):
-            raise TrainingError(
-                f"loss is {figures['loss']} at step {state.global_step}; lower the learning rate, "
-                "or use model.dtype: float32"
-            )
-        if not math.isfinite(figures.get("grad_norm", 0.0)):  # clipping makes the weights NaN
-            raise TrainingError(
-                f"the gradient norm is {figures['grad_norm']} at step {state.global_step}; lower "
-                "the learning rate, or use model.dtype: float32"
-            )
-        self.rows.append({"step": state.global_step, **figures})
-        shown = {k: v for k, v in figures.items() if k in ("loss", "reward", "grad_norm", "kl")}
-        events.progress(step=state.global_step, total=state.max_steps, **shown)
-
-    def save(self, folder: Path) -> None:
-        """Write the rows."""
-        (folder / self.file).write_text("".join(json.dumps(row) + "\n" for row in self.rows))
-
-    def load(self, folder: Path) -> None:
-        """Begin with the rows written there."""
-        lines = (folder / self.file).read_text().splitlines()
-        self.rows = [json.loads(line) for line in lines]
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,20 +139,24 @@ def common_arguments(
         "disable_tqdm": True,
         "save_strategy": "no",
         "eval_strategy": "no",
-        "report_to": "none",
+        **tracking(
+            spec.runtime.trackers,
+            run=f"{spec.name}-{identity(spec)[:8]}",
+            directory=Path(spec.runtime.tensorboard_dir).expanduser(),
+        ),
         "dataloader_num_workers": 0,
         "dataloader_pin_memory": setting.device != "cpu",
         "remove_unused_columns": False,
     }
 
 
-def finish(spec: Spec, setting: Setting, progress: Progress, out: Path) -> None:
-    """Write the trained adapter and its metrics.
+def finish(spec: Spec, setting: Setting, figures: Figures, out: Path) -> None:
+    """Write the trained adapter and its figures.
 
     Raises:
         TrainingError: no step was taken.
     """
-    if not progress.rows:
+    if not figures.rows:
         raise TrainingError(
             f"{spec.name} took no optimizer step: too little data for batch_size × accumulation; "
             "lower them or take more data"
@@ -210,4 +170,4 @@ def finish(spec: Spec, setting: Setting, progress: Progress, out: Path) -> None:
         target_modules=fields["target_modules"],
         base=fields["base_model_name_or_path"],
     )
-    progress.save(out)
+    figures.save(out)

@@ -38,7 +38,7 @@ GRPO = {
 }
 NEEDED = ("base", "adapter", "masks", "labels", "tokens")
 GENERATING = {name for name in POINTS if name.startswith("while generating")}
-ROLES = {"sft": {"adapter", "metrics.jsonl"}}
+ROLES = {"sft": {"adapter", "figures.jsonl"}}
 ROLES["grpo"] = ROLES["pissa"] = {*ROLES["sft"], "completions.parquet"}
 STEPS = {"sft": 4, "grpo": 16, "pissa": 16}
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_inputs import MODEL, files, run_stage, spec, tiny_inputs
+from tiny_inputs import MODEL, files, run_stage, spec, steady_files, tiny_inputs
 
 from lorapar_core.config import RuntimeConfig, SftConfig
 from lorapar_core.errors import StageFailed, Stopped, TooFewExamples
@@ -415,7 +415,7 @@ def test_a_resident_child_writes_what_a_fresh_one_writes(
     def run(children: Children, given: Any, name: str) -> dict[str, bytes]:
         out = empty(tmp_path / name)
         children.run(given, out, place="device", listen=listen)
-        return files(out)
+        return steady_files(out)
 
     scored = scoring(inputs, tmp_path)
 

@@ -124,6 +124,8 @@ CONTRARY: dict[str, Any] = {
         "resume": "inexact",
         "grace_s": 7.0,
         "retries": 1,
+        "trackers": ["tensorboard"],
+        "tensorboard_dir": "elsewhere",
         "vote_concurrency": 3,
         "request_timeout_s": 4.0,
         "attempts": 5,
