@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from lorapar_core import ranks
 from lorapar_core.parquet import read_table, write_table
 
 FILE = "completions.parquet"
@@ -33,6 +34,13 @@ class Completions:
     def reward(self, name: str, values: Sequence[float]) -> None:
         """What the completions added last are worth by the reward `name`."""
         self._columns[_column(name)] += values
+
+    def collect(self) -> None:
+        """Rank 0 takes the others' too, in the order of steps; within one, of ranks."""
+        others = ranks.gather(self._columns)
+        columns = {name: [v for c in others for v in c[name]] for name in self._columns}
+        order = sorted(range(len(columns["step"])), key=columns["step"].__getitem__)
+        self._columns = {name: [column[k] for k in order] for name, column in columns.items()}
 
     def save(self, folder: Path) -> None:
         """Write `completions.parquet`."""

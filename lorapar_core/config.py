@@ -371,6 +371,15 @@ class RuntimeConfig(Section):
     """`auto` takes a GPU if there is one."""
     threads: int = Field(default=0, ge=0)
     """CPU threads of each heavy process; 0 takes all cores. Recorded: it changes rounding."""
+    processes: int = Field(default=1, ge=1)
+    """Processes that train a stage together on this machine, one a GPU (data parallel). They share
+    a step's forward passes, so all of them together must divide `accumulation`."""
+    nodes: int = Field(default=1, ge=1)
+    """Machines that train a stage together."""
+    node: int = Field(default=0, ge=0)
+    """This machine's number among them."""
+    rendezvous: str = Field(default="", pattern=r"^([^\s:]+:\d+)?$")
+    """host:port of node 0, by which they find each other; one node finds a port itself."""
     child: Literal["once", "resident"] = "once"
     """A process for each heavy stage, or one that stays and takes one after another (saves about
     10 s of imports a stage, keeps its memory)."""
@@ -400,6 +409,16 @@ class RuntimeConfig(Section):
     """litellm teachers: seconds after which a request is given up and asked again."""
     attempts: int = Field(default=6, ge=1)
     """litellm teachers: how often a failing request is made before the stage fails."""
+
+    @model_validator(mode="after")
+    def _nodes(self) -> RuntimeConfig:
+        if self.node >= self.nodes:
+            raise ValueError(
+                f"node is {self.node}, but there are {self.nodes} nodes; they count from 0"
+            )
+        if self.nodes > 1 and not self.rendezvous:
+            raise ValueError("several nodes need a rendezvous, host:port of node 0")
+        return self
 
 
 class Recipe(Section):
@@ -444,4 +463,18 @@ class Recipe(Section):
             raise ValueError(
                 f"voting.quorum is {self.voting.quorum}, but there are {len(names)} teachers"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _shared_steps(self) -> Recipe:
+        processes = self.runtime.processes * self.runtime.nodes
+        for kind in sorted({stage.kind for stage in self.stages}):
+            section: SftConfig | GrpoConfig = getattr(self, kind)
+            for name in ("accumulation", "steps_per_generation"):
+                passes = getattr(section, name, 0)
+                if passes % processes:
+                    raise ValueError(
+                        f"{kind}.{name} is {passes}, which {processes} processes can't share "
+                        "evenly; make it a multiple of runtime.processes × runtime.nodes"
+                    )
         return self

@@ -32,6 +32,11 @@ def set_sink(sink: Sink) -> None:
     _sink = sink
 
 
+def forward(event: dict[str, Any]) -> None:
+    """Pass on what another process of ours told."""
+    _sink(event)
+
+
 def progress(*, step: int, total: int, **figures: float | str | None) -> None:
     """Report that `step` of `total` units are done, with figures to show beside it."""
     _sink({"event": "progress", "step": step, "total": total, **figures})

@@ -58,6 +58,9 @@ class Figures(TrainerCallback):
         if times == 10 ** (len(str(times)) - 1):
             _LOG.warning("%s%s", warning, "" if times == 1 else f" ({times} steps so far)")
 
+    def collect(self) -> None:
+        """Every rank has the same rows: trl gathers what they are made of."""
+
     def save(self, folder: Path) -> None:
         """Write the rows."""
         steady = [{k: v for k, v in row.items() if k not in TIMES} for row in self.rows]

@@ -21,6 +21,7 @@ from trl import GRPOConfig as TrlGrpoConfig
 from trl import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
+from lorapar_core import ranks
 from lorapar_core.answers import answer_format
 from lorapar_core.clock import Clocked
 from lorapar_core.completions import Completions
@@ -36,7 +37,7 @@ from lorapar_core.loading import (
 )
 from lorapar_core.optimizers import optimizer_class
 from lorapar_core.parquet import read_table
-from lorapar_core.resume import ExactResume, Journal, open_journal
+from lorapar_core.resume import ExactResume, Journal, run_training
 from lorapar_core.rewards import REWARDS
 from lorapar_core.spec import Spec
 from lorapar_core.training import (
@@ -84,8 +85,7 @@ class MaskedGrpoTrainer(ExactResume, Clocked, MaskedTraining, GRPOTrainer):
 
 
 def run(spec: Spec, out: Path) -> None:
-    with open_journal(spec) as journal:
-        _train(spec, journal, out)
+    run_training(spec, out, _train)
 
 
 def _train(spec: Spec, journal: Journal, out: Path) -> None:
@@ -107,7 +107,8 @@ def _train(spec: Spec, journal: Journal, out: Path) -> None:
         mask_truncated_completions=False,
         disable_dropout=True,
         num_iterations=section.num_iterations,
-        steps_per_generation=section.steps_per_generation or section.accumulation,
+        steps_per_generation=(section.steps_per_generation or section.accumulation)
+        // ranks.world(),
         reward_weights=list(rewards.values()),
         use_vllm=False,
         shuffle_dataset=True,
@@ -133,7 +134,9 @@ def _train(spec: Spec, journal: Journal, out: Path) -> None:
     trainer.prompt_tokens = prompt_tokens
     trainer.journal, trainer.kept = journal, [figures, kept]
     trainer.train_to_the_end()
-    kept.save(out)
+    kept.collect()
+    if ranks.rank() == 0:
+        kept.save(out)
     finish(spec, setting, figures, out)
 
 

@@ -50,7 +50,7 @@ def environment(runtime: RuntimeConfig) -> dict[str, str]:
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
         **_allocator(),
-        **_one_gpu(runtime.device, os.environ.get("CUDA_VISIBLE_DEVICES")),
+        **_visible_gpus(runtime),
     }
 
 
@@ -66,6 +66,12 @@ def _glibc() -> tuple[int, ...]:
         return ()
     version = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")[2]
     return tuple(int(part) for part in version.split(".") if part.isdigit())
+
+
+def _visible_gpus(runtime: RuntimeConfig) -> dict[str, str]:
+    if runtime.processes > 1:  # each takes the one of its rank
+        return {}
+    return _one_gpu(runtime.device, os.environ.get("CUDA_VISIBLE_DEVICES"))
 
 
 def _one_gpu(device: str, visible: str | None) -> dict[str, str]:
@@ -143,6 +149,8 @@ def device(runtime: RuntimeConfig) -> str:
     import torch
 
     if torch.cuda.is_available():
+        if "LOCAL_RANK" in os.environ:
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         return "cuda"
     if runtime.device == "auto":
         return "cpu"

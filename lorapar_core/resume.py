@@ -7,7 +7,7 @@ of it, through `checkpoints` and `state_files`, at the end of an optimizer step,
 under way and no batch half done:
 
     state       adapter, optimizer, schedule, and what trl counts
-    rank-0      this process's random state and its completions not yet used up
+    rank-0 …    each process's random state and its completions not yet used up
     trainer_state.json, and what the stage has written so far
 
 Nothing here draws a random number, so how often a checkpoint is kept changes no result.
@@ -20,8 +20,8 @@ import json
 import logging
 import random
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,9 +29,10 @@ import numpy as np
 import torch
 from transformers import PrinterCallback, TrainerCallback
 
-from lorapar_core import checkpoints, events
+from lorapar_core import checkpoints, events, ranks
 from lorapar_core.checkpoints import Checkpoint
 from lorapar_core.errors import Stopped
+from lorapar_core.launch import train_in_ranks
 from lorapar_core.loading import adapter_parameters
 from lorapar_core.sole import sole_trainer
 from lorapar_core.spec import Spec
@@ -40,6 +41,7 @@ from lorapar_core.stopping import StopRequest, stop_request
 from lorapar_core.surroundings import Surroundings, difference, require_same, surroundings
 
 _LOG = logging.getLogger(__name__)
+CHECKPOINTS = "checkpoints"
 TRAINER_STATE = "trainer_state.json"  # where transformers looks for it
 COUNTS = ("_step", "_total_train_tokens")
 """Of trl's trainers, where they have them."""
@@ -48,32 +50,47 @@ COUNTS = ("_step", "_total_train_tokens")
 class Kept(Protocol):
     """What a stage gathers while it trains, and writes at its end."""
 
+    def collect(self) -> None:
+        """Have rank 0 take what other ranks gathered; every rank calls it at the same time."""
+
     def save(self, folder: Path) -> None:
-        """Write what was gathered so far into `folder`."""
+        """Write what was gathered so far into `folder`; rank 0 does."""
 
     def load(self, folder: Path) -> None:
         """Begin with what `save` wrote."""
 
 
-@contextmanager
-def open_journal(spec: Spec) -> Iterator[Journal]:
-    """The stage's checkpoints, to this process alone.
+def run_training(spec: Spec, out: Path, train: Callable[[Spec, Journal, Path], None]) -> None:
+    """Train here, or in several processes, with the stage's checkpoints to ourselves.
 
     Raises:
-        TrainingError: there is one of another stage, or that was made in other surroundings.
+        TrainingError: there is a checkpoint of another stage, or that was made in other
+            surroundings; or as `train` says.
     """
-    folder = spec.scratch / "checkpoints"
+    if ranks.started():  # whoever started us sees to the rest
+        try:
+            train(spec, Journal(spec), out)
+        finally:
+            ranks.part()
+        return
     with sole_trainer(spec.scratch):
-        checkpoints.sweep(folder)
-        yield Journal(spec, folder)
+        checkpoints.sweep(spec.scratch / CHECKPOINTS)
+        if spec.runtime.nodes * spec.runtime.processes > 1:
+            train_in_ranks(spec, out)
+        else:
+            train(spec, Journal(spec), out)
 
 
 class Journal:
-    """The checkpoints of one stage: which one it goes on from, and how the next is kept."""
+    """The checkpoints of one stage: which one it goes on from, and how the next is kept.
 
-    def __init__(self, spec: Spec, folder: Path) -> None:
+    Raises:
+        TrainingError: the newest is of another stage, or was made in other surroundings.
+    """
+
+    def __init__(self, spec: Spec) -> None:
         self._spec = spec
-        self._folder = folder
+        self._folder = spec.scratch / CHECKPOINTS
         self._identity = identity(spec)
         self._surroundings: Surroundings = surroundings(spec.runtime)
         self._history: tuple[Any, ...] = ()
@@ -94,15 +111,21 @@ class Journal:
         how = "" if not differs else f", in other surroundings: {', '.join(differs)}"
         _LOG.info("%s goes on from the checkpoint of step %d%s", self._spec.name, begun.step, how)
 
-    def keep(self, trainer: ExactResume, *, step: int, total: int) -> None:
-        """Keep a checkpoint, and say so.
+    @property
+    def same_processes(self) -> bool:
+        """Whether as many processes train as did before."""
+        made = self.begun.surroundings if self.begun else self._surroundings
+        return bool(made["processes"] == self._surroundings["processes"])
+
+    def keep(self, fill: Callable[[Path], None], *, step: int, total: int) -> None:
+        """Keep a checkpoint with the files that `fill` writes, and say so.
 
         Raises:
             TrainingError: the disk refuses.
         """
         path = checkpoints.keep(
             self._folder,
-            fill=trainer.save_into,
+            fill=fill,
             step=step,
             total=total,
             identity=self._identity,
@@ -142,11 +165,12 @@ class ExactResume:
             trainer.add_callback(_Keeping(self.journal, stop))
             trainer.train(resume_from_checkpoint=str(begun.path) if begun else None)
         step, total = trainer.state.global_step, trainer.state.max_steps
-        if stop.made and step < total:
+        if step < total:
             raise Stopped(f"stopped after step {step} of {total}; it goes on from there")
 
-    def save_into(self, folder: Path) -> None:
-        """Write everything that the next step depends on into `folder`."""
+    def _save_into(self, folder: Path, own: Sequence[Any]) -> None:
+        """Write everything that the next step depends on; `own` is what each rank has of its
+        own."""
         trainer: Any = self
         state = {
             "adapter": adapter_parameters(trainer.accelerator.unwrap_model(trainer.model)),
@@ -155,8 +179,8 @@ class ExactResume:
             "counts": {name: getattr(self, name) for name in COUNTS if hasattr(self, name)},
         }
         save_state(folder, "state", state)
-        own = {"random": _random_state(), "rollouts": getattr(self, "_buffered_inputs", None)}
-        save_state(folder, "rank-0", own)
+        for rank, part in enumerate(own):
+            save_state(folder, f"rank-{rank}", part)
         trainer.state.save_to_json(str(folder / TRAINER_STATE))
         for kept in self.kept:
             kept.save(folder)
@@ -179,22 +203,35 @@ class ExactResume:
         trainer.lr_scheduler.load_state_dict(state["schedule"])
         for name, value in state["counts"].items():
             setattr(self, name, value)
-        rollouts = load_state(Path(checkpoint), "rank-0")["rollouts"]
-        if rollouts is not None:
-            trainer._buffered_inputs = _moved(rollouts, trainer.args.device)
+        own = self._own(Path(checkpoint))
+        if own and own["rollouts"] is not None:
+            trainer._buffered_inputs = _moved(own["rollouts"], trainer.args.device)
         self._load_kept(Path(checkpoint))
 
     def _load_kept(self, folder: Path) -> None:
-        for kept in self.kept:
-            kept.load(folder)
+        if ranks.rank() == 0:
+            for kept in self.kept:
+                kept.load(folder)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        if checkpoint is not None:
-            _set_random_state(load_state(Path(checkpoint), "rank-0")["random"])
+        own = self._own(Path(checkpoint)) if checkpoint is not None else None
+        if own:
+            _set_random_state(own["random"])
+
+    def _own(self, folder: Path) -> Any:
+        """What this rank had of its own; nothing where there were more ranks, or fewer."""
+        same = self.journal.same_processes
+        return load_state(folder, f"rank-{ranks.rank()}") if same else None
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        state = self.state  # type: ignore[attr-defined]
-        self.journal.keep(self, step=state.global_step, total=state.max_steps)
+        rollouts = getattr(self, "_buffered_inputs", None)
+        own = ranks.gather({"random": _random_state(), "rollouts": _moved(rollouts, "cpu")})
+        for kept in self.kept:
+            kept.collect()
+        if ranks.rank() == 0:
+            state = self.state  # type: ignore[attr-defined]
+            fill = partial(self._save_into, own=own)
+            self.journal.keep(fill, step=state.global_step, total=state.max_steps)
 
 
 class _Keeping(TrainerCallback):
@@ -206,10 +243,11 @@ class _Keeping(TrainerCallback):
         self._last = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        due = time.monotonic() - self._last >= self._every_s
+        due = ranks.any_of(time.monotonic() - self._last >= self._every_s)
         last = state.global_step >= state.max_steps
-        control.should_save = due or last or self._stop.made
-        control.should_training_stop |= self._stop.made
+        stop = ranks.any_of(self._stop.made)
+        control.should_save = due or last or stop
+        control.should_training_stop |= stop
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._last = time.monotonic()
@@ -236,7 +274,7 @@ def _set_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state(state["cuda"])
 
 
-def _moved(value: Any, where: torch.device) -> Any:
+def _moved(value: Any, where: torch.device | str) -> Any:
     """Tensors on `where`, in the same lists and dicts."""
     if isinstance(value, torch.Tensor):
         return value.to(where)

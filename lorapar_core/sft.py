@@ -23,7 +23,7 @@ from lorapar_core.figures import Figures
 from lorapar_core.gradients import IGNORED
 from lorapar_core.loading import load_tokenizer
 from lorapar_core.optimizers import optimizer_class
-from lorapar_core.resume import ExactResume, Journal, open_journal
+from lorapar_core.resume import ExactResume, Journal, run_training
 from lorapar_core.spec import Spec
 from lorapar_core.training import (
     MaskedTraining,
@@ -39,8 +39,7 @@ class MaskedSftTrainer(ExactResume, Clocked, MaskedTraining, SFTTrainer):
 
 
 def run(spec: Spec, out: Path) -> None:
-    with open_journal(spec) as journal:
-        _train(spec, journal, out)
+    run_training(spec, out, _train)
 
 
 def _train(spec: Spec, journal: Journal, out: Path) -> None:

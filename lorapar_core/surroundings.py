@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from lorapar_core import ranks
 from lorapar_core.checkpoints import Checkpoint
 from lorapar_core.config import RuntimeConfig
 from lorapar_core.errors import TrainingError
@@ -29,6 +30,7 @@ def surroundings(runtime: RuntimeConfig) -> Surroundings:
     return {
         "device": _device(device(runtime)),
         "threads": thread_count(runtime),
+        "processes": ranks.world(),
         "python": platform.python_version(),
         **{name: found for name in LIBRARIES if (found := _version(name))},
     }

@@ -6,6 +6,7 @@ the model is on its device. Every argument that trl would default differently is
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.numpy import load_file
 
+from lorapar_core import ranks
 from lorapar_core.config import GrpoConfig, ModelConfig, SftConfig
 from lorapar_core.errors import TooFewExamples, TrainingError
 from lorapar_core.examples import seeded_order, system_ids
@@ -117,7 +119,7 @@ def common_arguments(
     return {
         "output_dir": str(spec.scratch / "trainer"),
         "per_device_train_batch_size": section.batch_size,
-        "gradient_accumulation_steps": section.accumulation,
+        "gradient_accumulation_steps": section.accumulation // ranks.world(),
         "learning_rate": section.learning_rate,
         "lr_scheduler_type": section.schedule,
         "warmup_steps": section.warmup,
@@ -144,17 +146,35 @@ def common_arguments(
             run=f"{spec.name}-{identity(spec)[:8]}",
             directory=Path(spec.runtime.tensorboard_dir).expanduser(),
         ),
+        "ddp_find_unused_parameters": False,
         "dataloader_num_workers": 0,
         "dataloader_pin_memory": setting.device != "cpu",
         "remove_unused_columns": False,
     }
 
 
+def _require_alike(trained: Mapping[str, torch.Tensor]) -> None:
+    """Refuse adapters that have come apart.
+
+    Raises:
+        TrainingError: two ranks' differ.
+    """
+    digest = hashlib.sha256()
+    for key in sorted(trained):
+        digest.update(trained[key].cpu().numpy().tobytes())
+    found = ranks.gather(digest.hexdigest())
+    if len(set(found)) > 1:
+        raise TrainingError(
+            f"the adapters of {len(found)} processes differ: {', '.join(d[:12] for d in found)}; "
+            "report this, with the recipe"
+        )
+
+
 def finish(spec: Spec, setting: Setting, figures: Figures, out: Path) -> None:
     """Write the trained adapter and its figures.
 
     Raises:
-        TrainingError: no step was taken.
+        TrainingError: no step was taken, or the processes' adapters differ.
     """
     if not figures.rows:
         raise TrainingError(
@@ -162,9 +182,13 @@ def finish(spec: Spec, setting: Setting, figures: Figures, out: Path) -> None:
             "lower them or take more data"
         )
     fields = read_adapter_config(spec.inputs["adapter"])
+    trained = {key: p.data for key, p in adapter_parameters(setting.model).items()}
+    _require_alike(trained)
+    if ranks.rank() != 0:
+        return
     save_adapter(
         out / "adapter",
-        {key: parameter.data for key, parameter in adapter_parameters(setting.model).items()},
+        trained,
         r=fields["r"],
         lora_alpha=fields["lora_alpha"],
         target_modules=fields["target_modules"],

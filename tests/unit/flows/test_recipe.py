@@ -118,6 +118,10 @@ CONTRARY: dict[str, Any] = {
     "runtime": {
         "device": "cpu",
         "threads": 1,
+        "processes": 2,
+        "nodes": 3,
+        "node": 1,
+        "rendezvous": "there:29500",
         "child": "resident",
         "children": 2,
         "checkpoint_s": 6.0,

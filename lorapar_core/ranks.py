@@ -1,0 +1,50 @@
+"""The processes that train one stage together (data parallel), as torch and accelerate number them.
+
+Alone, a process is rank 0 of 1, and nothing here touches torch.distributed.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+
+
+def world() -> int:
+    """How many processes train together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def rank() -> int:
+    """This process's number among them."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def started() -> bool:
+    """Whether somebody (our launcher, torchrun, accelerate launch) started this process as one."""
+    return "WORLD_SIZE" in os.environ
+
+
+def gather(value: Any) -> list[Any]:
+    """Every process's value, in rank order, at rank 0; elsewhere an empty list."""
+    if world() == 1:
+        return [value]
+    found: list[Any] = [None] * world()
+    torch.distributed.gather_object(value, found if rank() == 0 else None)
+    return found if rank() == 0 else []
+
+
+def any_of(flag: bool) -> bool:
+    """Whether the flag is set in some process; the same answer in all."""
+    if world() == 1:
+        return flag
+    found: list[Any] = [None] * world()
+    torch.distributed.all_gather_object(found, flag)
+    return any(found)
+
+
+def part() -> None:
+    """Leave the group, at a stage's end."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -1,0 +1,192 @@
+"""A training stage in two processes (gloo): both end alike, a kill changes nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from safetensors.numpy import load_file
+from tiny_inputs import MODEL, spec, steady_files, tiny_inputs
+
+from lorapar_core.config import GrpoConfig, SftConfig
+from lorapar_core.parquet import read_table
+
+ROOT = Path(__file__).parents[2]
+TOP = {"system": 2, "data": "system", "epochs": 2.0, "model": MODEL}
+SFT = {"learning_rate": 1e-2, "weight_decay": 0.1, "batch_size": 1, "accumulation": 4}
+GRPO = {
+    "learning_rate": 1e-2,
+    "group_size": 4,
+    "batch_size": 4,
+    "accumulation": 2,
+    "steps_per_generation": 4,
+    "num_iterations": 2,
+    "max_completion_length": 6,
+    "kl_coefficient": 0.1,
+    "rewards": {"integer": 1.0, "tag_credit": 0.5},
+}
+NEEDED = ("base", "adapter", "masks", "labels", "tokens")
+
+
+@pytest.fixture(scope="module")
+def inputs(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return tiny_inputs(tmp_path_factory.mktemp("ddp"), tiny_model)
+
+
+def stage_spec(stage: str, inputs: Mapping[str, Path], scratch: Path, **runtime: Any) -> Any:
+    needed = {role: inputs[role] for role in NEEDED}
+    if stage == "sft":
+        section = SftConfig.model_validate(SFT).model_dump(exclude={"prompt"})
+        config = {**TOP, "sft": section, "dropout": 0.1}
+    else:
+        unread = {"prompt", "system_prompt", "max_prompt_length"}
+        section = GrpoConfig.model_validate(GRPO).model_dump(exclude=unread)
+        config = {**TOP, "grpo": section, "answer_format": "hash"}
+        needed["examples"] = inputs["examples"]
+    runtime = {"processes": 2, "checkpoint_s": 0, **runtime}
+    return spec(stage, config, needed, scratch, runtime=runtime)
+
+
+def start(given: Any, out: Path, *, words: list[str] | None = None) -> subprocess.Popen[str]:
+    given.scratch.mkdir(exist_ok=True)
+    file = given.scratch / "spec.json"
+    file.write_text(given.to_json())
+    command = words or [sys.executable, "-m", "lorapar_core"]
+    return subprocess.Popen(
+        [*command, given.stage, str(file), str(out)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> None:
+    _, said = process.communicate(timeout=200)
+    assert process.returncode == 0, said
+
+
+def train(given: Any, out: Path) -> dict[str, bytes]:
+    finish(start(given, out))
+    return steady_files(out)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("stage", ["sft", "grpo"])
+def test_two_processes_killed_in_between_end_with_the_same_bytes(
+    inputs: dict[str, Path], tmp_path: Path, stage: str
+) -> None:
+    straight = train(
+        stage_spec(stage, inputs, tmp_path / "s", checkpoint_s=1e9), tmp_path / "straight"
+    )
+    given = stage_spec(stage, inputs, tmp_path / "k")
+    process = start(given, tmp_path / "killed")
+    while not list((tmp_path / "k").glob("checkpoints/step-*2")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert len(family) == 2
+    process.kill()
+    process.communicate()
+    gone, alive = psutil.wait_procs(family, timeout=10)
+    assert len(gone) == 2
+    assert not alive, "a rank dies with its launcher"
+    assert train(given, tmp_path / "again") == straight
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_step_has_as_many_examples_as_in_one_process(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    """The same steps, over the same examples; without dropout they differ by rounding only."""
+
+    def trained(processes: int) -> dict[str, Any]:
+        given = stage_spec("sft", inputs, tmp_path / f"{processes}", processes=processes)
+        given.config["dropout"] = 0.0
+        out = tmp_path / f"out {processes}"
+        train(given, out)
+        lines = (out / "figures.jsonl").read_text().splitlines()
+        found = load_file(out / "adapter" / "adapter_model.safetensors")
+        return {"rows": [json.loads(line) for line in lines], "adapter": found}
+
+    one, two = trained(1), trained(2)
+    assert len(one["rows"]) == len(two["rows"]) == 4
+    for alone, together in zip(one["rows"], two["rows"], strict=True):
+        assert together["grad_norm"] == pytest.approx(alone["grad_norm"], rel=1e-2)
+        assert together["loss"] == pytest.approx(alone["loss"], rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_every_process_s_completions_are_kept(inputs: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    train(stage_spec("grpo", inputs, tmp_path / "s"), out)
+    table = read_table(out / "completions.parquet")
+    # 8 prompts, 4 completions each, in each of 2 epochs; each generation is of 4 prompts.
+    assert len(table["completion"]) == 64
+    assert table["step"] == sorted(table["step"])
+    for start in range(0, 64, 16):
+        assert len(set(table["example_id"][start : start + 16])) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_sigterm_reaches_every_process(inputs: dict[str, Path], tmp_path: Path) -> None:
+    straight = train(
+        stage_spec("sft", inputs, tmp_path / "s", checkpoint_s=1e9), tmp_path / "straight"
+    )
+    given = stage_spec("sft", inputs, tmp_path / "k")
+    process = start(given, tmp_path / "stopped")
+    while not list((tmp_path / "k").glob("checkpoints/step-*1")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "lorapar: stopped after step" in said
+    assert train(given, tmp_path / "again") == straight
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_accelerate_launch_starts_ranks_too(inputs: dict[str, Path], tmp_path: Path) -> None:
+    given = stage_spec("sft", inputs, tmp_path / "one", checkpoint_s=1e9)
+    ours = train(given, tmp_path / "ours")
+    words = [
+        *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
+        *("-m", "lorapar_core"),
+    ]
+    other = stage_spec("sft", inputs, tmp_path / "two", checkpoint_s=1e9)
+    finish(start(other, tmp_path / "theirs", words=words))
+    assert steady_files(tmp_path / "theirs") == ours
+
+
+def test_processes_that_cannot_share_a_step_are_refused(tmp_path: Path) -> None:
+    from tiny_recipe import tiny_recipe
+
+    from lorapar_core.errors import ConfigError
+    from lorapar_core.recipe import parse_recipe
+
+    fields = tiny_recipe(tmp_path)
+    fields["runtime"] |= {"processes": 2}
+    with pytest.raises(
+        ConfigError, match=r"grpo\.accumulation is 1, which 2 processes can't share"
+    ):
+        parse_recipe(fields)
+    fields["sft"] |= {"accumulation": 2}
+    fields["grpo"] |= {"accumulation": 2, "steps_per_generation": 3, "batch_size": 4}
+    with pytest.raises(ConfigError, match=r"grpo\.steps_per_generation is 3, which 2 proc"):
+        parse_recipe(fields)
+    fields["grpo"] |= {"steps_per_generation": 4}
+    parse_recipe(fields)
