@@ -20,6 +20,7 @@ from lorapar_core.data.arithmetic import DEFAULT_COUNT
 from lorapar_core.data.choice import Entry, choose, read_source, require_readable
 from lorapar_core.errors import ConfigError, TooFewExamples
 from lorapar_core.optimizers import require_optimizer
+from lorapar_core.rewards.check import require_rewards
 from tasks.action import UNKNOWN, Action, Input, Outcome
 from tasks.evaluate import evaluate
 from tasks.initialize import initialize
@@ -96,8 +97,9 @@ def check(recipe: Recipe, *, runs: bool = True) -> None:
     Raises:
         ModelError: a model path or package isn't there.
         DataError: a data file isn't there.
-        ConfigError: an optimizer's package isn't installed.
+        ConfigError: an optimizer's package isn't installed, or a reward can't be used.
     """
+    require_rewards(recipe, runs=runs)
     if runs:
         for kind in sorted({stage.kind for stage in recipe.stages}):
             require_optimizer(getattr(recipe, kind).optimizer)

@@ -8,6 +8,7 @@ field stand its meaning and, where the paper has one, its symbol. `lora_alpha` i
 
 from __future__ import annotations
 
+import re
 from enum import IntEnum
 from typing import Annotated, Literal
 
@@ -22,6 +23,14 @@ MODULE_LETTERS = {
     "U": "up_proj",
     "D": "down_proj",
 }
+
+
+PAPER_REWARDS = ("correctness", "integer", "strict_format", "loose_format", "tag_credit")
+OUR_REWARDS = ("free_form", "code", "execution")
+"""Our choice: the paper doesn't say what it rewarded beyond GSM8K."""
+_IMPORT_PATH = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*")
+
+Sandbox = Literal["isolated", "limits"]
 
 
 class System(IntEnum):
@@ -69,10 +78,11 @@ class DataConfig(Section):
     """Commit, branch or tag of a hub data set; empty takes the newest commit."""
     shape: Literal["auto", "prompt_answer", "alpaca", "messages"] = "auto"
     """How a row tells its prompt and answer; `auto` looks at the field names."""
-    columns: dict[Literal["prompt", "answer", "context", "messages"], str] = Field(
+    columns: dict[Literal["prompt", "answer", "context", "messages", "tests"], str] = Field(
         default_factory=dict
     )
-    """Our name -> the file's name, for `prompt`, `answer`, `context` and `messages`."""
+    """Our name -> the file's name, for `prompt`, `answer`, `context`, `messages` and `tests`
+    (Python that checks a program, one text or a list; for the rewards `code` and `execution`)."""
     examples: int = Field(default=0, ge=0)
     """Training examples to use, drawn by `seed`; 0 uses all."""
     test_examples: int = Field(default=0, ge=0)
@@ -316,7 +326,10 @@ class GrpoConfig(Section):
             "tag_credit": 0.5,
         }
     )
-    """Reward name -> weight; each reward is at most 1."""
+    """Reward name -> weight; each reward is at most 1. Your own is named by its import path,
+    `package.module:function` (completion, reference, format), and known by that path alone: to
+    have changed code computed anew, rename it. `free_form`, `code` and `execution` are our choice:
+    the paper doesn't say what it used beyond GSM8K."""
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass, to save memory."""
     seed: int = Field(default=0, ge=0, lt=2**32)
@@ -335,12 +348,12 @@ class GrpoConfig(Section):
     @field_validator("rewards")
     @classmethod
     def _rewards(cls, value: dict[str, float]) -> dict[str, float]:
-        known = {"correctness", "integer", "strict_format", "loose_format", "tag_credit"}
-        unknown = sorted(set(value) - known)
+        known = {*PAPER_REWARDS, *OUR_REWARDS}
+        unknown = sorted(n for n in set(value) - known if not _IMPORT_PATH.fullmatch(n))
         if unknown or not any(value.values()):
             raise ValueError(
                 f"rewards {unknown or value} can't be used; give at least one positive weight for "
-                f"{', '.join(sorted(known))}"
+                f"{', '.join(sorted(known))} or a package.module:function"
             )
         return value
 
@@ -374,6 +387,9 @@ class RuntimeConfig(Section):
     """litellm teachers: seconds after which a request is given up and asked again."""
     attempts: int = Field(default=6, ge=1)
     """litellm teachers: how often a failing request is made before the stage fails."""
+    sandbox: Sandbox = "isolated"
+    """How rewards run code: `isolated` needs Linux with user namespaces; `limits` does without, and
+    lets code that the model wrote change your files and read your processes' environment."""
 
 
 class Recipe(Section):

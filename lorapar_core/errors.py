@@ -32,6 +32,10 @@ class TrainingError(LoraparError):
     """A training stage can't go on."""
 
 
+class SandboxError(LoraparError):
+    """Code can't be run apart from the rest of the machine."""
+
+
 class StageFailed(LoraparError):
     """A stage's process ended without saying how."""
 

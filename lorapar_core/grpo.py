@@ -11,6 +11,8 @@ config: grpo, model, system, data, epochs, answer_format. Writes `adapter/`, `me
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import isfinite
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +21,14 @@ from datasets import Dataset
 from trl import GRPOConfig as TrlGrpoConfig
 from trl import GRPOTrainer
 
-from lorapar_core.answers import answer_format
+from lorapar_core.answers import AnswerFormat, answer_format
 from lorapar_core.config import GrpoConfig
 from lorapar_core.errors import TrainingError
 from lorapar_core.examples import token_rows
 from lorapar_core.loading import load_tokenizer
 from lorapar_core.optimizers import optimizer_class
 from lorapar_core.parquet import read_table, write_table
-from lorapar_core.rewards import REWARDS
+from lorapar_core.rewards.registry import Reward, reward_named
 from lorapar_core.spec import Spec
 from lorapar_core.training import (
     MaskedTraining,
@@ -81,7 +83,14 @@ def run(spec: Spec, out: Path) -> None:
     trainer = MaskedGrpoTrainer(
         model=setting.model,
         args=arguments,
-        reward_funcs=[kept.reward(name, spec.config["answer_format"]) for name in rewards],
+        reward_funcs=[
+            kept.reward(
+                name,
+                reward_named(name, sandbox=spec.runtime.sandbox),
+                spec.config["answer_format"],
+            )
+            for name in rewards
+        ],
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
         callbacks=[progress],
@@ -101,9 +110,9 @@ class Completions:
         self._columns: dict[str, list[Any]] = {"step": [], "example_id": [], "completion": []}
         self._rewards: dict[str, list[float]] = {}
 
-    def reward(self, name: str, how: str) -> RewardFunction:
-        """trl's form of the reward `name`; it keeps what it rewards."""
-        score, form = REWARDS[name], answer_format(how)
+    def reward(self, name: str, score: Reward, how: str) -> RewardFunction:
+        """trl's form of the reward `score`, called `name`; it keeps what it rewards."""
+        form = answer_format(how)
 
         def reward(
             *,
@@ -134,14 +143,25 @@ class Completions:
         write_table(path, {**self._columns, **rewards}, schema)
 
 
-def _score(name: str, score: Any, completion: str, reference: str, form: Any) -> float:
+def _score(name: str, score: Reward, completion: str, reference: str, form: AnswerFormat) -> float:
+    """The reward as a number. A reward of the user's may give anything, whatever its type says.
+
+    Raises:
+        TrainingError: it fails, or gives what is no finite number.
+    """
     try:
-        return float(score(completion, reference, form))
+        value: Any = score(completion, reference, form)
+        if isinstance(value, Real) and isfinite(value):
+            return float(value)
     except Exception as error:
         raise TrainingError(
             f"reward {name!r} failed with {type(error).__name__}: {error}, on the completion "
             f"{completion[:200]!r}"
         ) from error
+    raise TrainingError(
+        f"reward {name!r} gave {value!r:.100}, expected a finite number, on the completion "
+        f"{completion[:200]!r}"
+    )
 
 
 def _refuse_too_few(prompts: int, section: GrpoConfig, *, name: str) -> None:

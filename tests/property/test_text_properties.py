@@ -22,7 +22,7 @@ from lorapar_core.data.rows import read_rows
 from lorapar_core.data.shapes import Example, example_from, reference_of
 from lorapar_core.numbers import find_numbers, parse_number, plain
 from lorapar_core.parquet import read_table, write_table
-from lorapar_core.rewards import REWARDS
+from lorapar_core.rewards.registry import REWARDS
 
 DECIMALS = st.decimals(
     allow_nan=False, allow_infinity=False, places=3, min_value=-(10**12), max_value=10**12

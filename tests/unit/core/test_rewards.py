@@ -8,7 +8,7 @@ import pytest
 
 from lorapar_core.answers import HASH, TAGS
 from lorapar_core.config import GrpoConfig
-from lorapar_core.rewards import REWARDS
+from lorapar_core.rewards.registry import REWARDS
 
 
 def tags(answer: str) -> str:

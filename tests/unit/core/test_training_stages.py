@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from tiny_inputs import MODEL, files, run_stage, tiny_inputs
 
-from lorapar_core import rewards
 from lorapar_core.answers import HASH, AnswerFormat
 from lorapar_core.config import GrpoConfig, SftConfig
 from lorapar_core.errors import TooFewExamples, TrainingError
 from lorapar_core.parquet import read_table
 from lorapar_core.partition import active_mask
+from lorapar_core.rewards import registry
 
 SFT = {
     "learning_rate": 1e-2,
@@ -53,7 +53,7 @@ def varied(completion: str, reference: str, form: AnswerFormat) -> float:
 
 @pytest.fixture(autouse=True)
 def _unequal_rewards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(rewards.REWARDS, "tag_credit", varied)
+    monkeypatch.setitem(registry.REWARDS, "tag_credit", varied)
 
 
 @pytest.fixture(scope="module")
@@ -339,7 +339,7 @@ def test_a_reward_that_fails_stops_the_run(
     def broken(completion: str, reference: str, form: AnswerFormat) -> float:
         raise ZeroDivisionError("no such number")
 
-    monkeypatch.setitem(rewards.REWARDS, "integer", broken)
+    monkeypatch.setitem(registry.REWARDS, "integer", broken)
     message = "reward 'integer' failed with ZeroDivisionError: no such number, on the completion '"
     with pytest.raises(TrainingError, match=message):
         train(tmp_path / "out", inputs, "grpo")
