@@ -21,6 +21,6 @@ def as_reference(tests: str) -> str:
     return _MARK + tests
 
 
-def tests_in(reference: str) -> str | None:
+def held_tests(reference: str) -> str | None:
     """The tests that a reference holds, or None if it is an answer."""
     return reference.removeprefix(_MARK) if reference.startswith(_MARK) else None

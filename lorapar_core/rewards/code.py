@@ -15,7 +15,7 @@ from lorapar_core.answers import AnswerFormat
 from lorapar_core.config import Sandbox
 from lorapar_core.python_source import parsed
 from lorapar_core.rewards.overlap import code_tokens, token_f1
-from lorapar_core.row_tests import tests_in
+from lorapar_core.row_tests import held_tests
 from lorapar_core.sandbox import passes
 
 SYNTAX_SHARE = 0.25
@@ -28,7 +28,7 @@ def code(
     completion: str, reference: str, form: AnswerFormat, *, sandbox: Sandbox = "isolated"
 ) -> float:
     """As `execution` where the row carries tests, else part for syntax and part for F1."""
-    tests, program = tests_in(reference), program_of(completion, form)
+    tests, program = held_tests(reference), program_of(completion, form)
     if tests is not None:
         return float(passes(program, tests, sandbox=sandbox))
     f1 = token_f1(code_tokens(program), code_tokens(program_in(reference)))
@@ -46,7 +46,7 @@ def execution(
         ValueError: the row carries no tests.
         SandboxError: it can't be run.
     """
-    tests = tests_in(reference)
+    tests = held_tests(reference)
     if tests is None:
         raise ValueError(
             "the row carries no tests; give it some, or use the reward `code`, which compares such "

@@ -26,7 +26,8 @@ _STARTS_WITH_CHOICE = re.compile(r"[(\[]?([A-H])(?:[)\]]|[.:](?=\s|$))")
 _SAID = re.compile(r"\banswer(?: is|:)[: ]+(\S[^\n]*)\Z", re.IGNORECASE)
 _SAID_CHOICE = re.compile(r"\b[Aa]nswer(?: is|:)[: ]+[(\[]?([A-H])\b")
 _BOXED = re.compile(r"\\boxed\{([^{}]*)\}")
-_DECORATION = "*$ \t"
+_WORD = re.compile(r"\w+")
+_DECORATION = "*$\"' \t"
 
 
 def free_form(completion: str, reference: str, form: AnswerFormat) -> float:
@@ -87,5 +88,5 @@ def _choice_in(text: str) -> str | None:
 
 
 def _one_word(text: str) -> str | None:
-    found = text.strip(_DECORATION + ".\n").split()
-    return found[0].casefold() if len(found) == 1 else None
+    found = _WORD.fullmatch(text.strip(_DECORATION + ".\n"))
+    return None if found is None else found[0].casefold()

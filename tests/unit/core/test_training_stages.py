@@ -346,6 +346,39 @@ def test_a_reward_that_fails_stops_the_run(
     assert not files(tmp_path / "out")
 
 
+@pytest.mark.parametrize("value", [None, float("nan"), float("inf"), "1", [1.0], 1j, 10**400])
+def test_a_reward_that_is_no_number_stops_the_run(
+    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: Any
+) -> None:
+    monkeypatch.setitem(registry.REWARDS, "integer", lambda *_: value)
+    with pytest.raises(TrainingError, match=r"reward 'integer' .* on the completion '") as caught:
+        train(tmp_path / "out", inputs, "grpo")
+    assert len(str(caught.value).splitlines()) == 1
+    assert not files(tmp_path / "out")
+
+
+@pytest.mark.parametrize("value", [True, 1, np.float32(1.0), 1.0])
+def test_every_kind_of_number_is_a_reward(value: Any) -> None:
+    from lorapar_core.grpo import _score
+
+    score = _score("mine", lambda *_: value, "", "", HASH)
+    assert (type(score), score) == (float, 1.0)
+
+
+def test_a_reward_of_ones_own_is_kept_under_its_path(
+    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "brief_rewards.py").write_text(
+        "def brevity(completion, reference, form):\n    return 1 / (1 + len(completion))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    path = "brief_rewards:brevity"
+    out = train(tmp_path / "out", inputs, "grpo", rewards={path: 2.0, "integer": 1.0})
+    table = read_table(out / "completions.parquet")
+    for completion, reward in zip(table["completion"], table[f"reward_{path}"], strict=True):
+        assert reward == 1 / (1 + len(completion))
+
+
 def test_a_loss_that_is_no_number_stops_the_run(inputs: dict[str, Path], tmp_path: Path) -> None:
     adapter = tmp_path / "adapter"
     adapter.mkdir()
