@@ -18,9 +18,12 @@ from tiny_inputs import MODEL, files, run_stage, tiny_inputs
 from lorapar_core.answers import HASH, AnswerFormat
 from lorapar_core.config import GrpoConfig, SftConfig
 from lorapar_core.errors import TooFewExamples, TrainingError
-from lorapar_core.parquet import read_table
+from lorapar_core.parquet import read_table, write_table
 from lorapar_core.partition import active_mask
+from lorapar_core.prepare import EXAMPLES
 from lorapar_core.rewards import registry
+from lorapar_core.rewards.code import program_of
+from lorapar_core.row_tests import as_reference, held_tests
 
 SFT = {
     "learning_rate": 1e-2,
@@ -62,10 +65,10 @@ def inputs(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 
 
 def train(out: Path, inputs: Mapping[str, Path], stage: str, **changed: Any) -> Path:
-    """`system`, `data`, `epochs` and `dropout` aside, `changed` goes into the section."""
+    """All of `changed` goes into the section but the stage's own fields, dropout and runtime."""
     top = {"system": 1, "data": "system", "epochs": 1.0, "model": MODEL}
     top |= {name: changed.pop(name) for name in ("system", "data", "epochs") if name in changed}
-    dropout = changed.pop("dropout", 0.1)
+    dropout, runtime = changed.pop("dropout", 0.1), changed.pop("runtime", {})
     needed = {role: inputs[role] for role in NEEDED}
     if stage == "sft":
         section = SftConfig.model_validate({**SFT, **changed}).model_dump(exclude={"prompt"})
@@ -75,7 +78,7 @@ def train(out: Path, inputs: Mapping[str, Path], stage: str, **changed: Any) -> 
         section = GrpoConfig.model_validate({**GRPO, **changed}).model_dump(exclude=excluded)
         config = {**top, "grpo": section, "answer_format": "hash"}
         needed["examples"] = inputs["examples"]
-    return run_stage(stage, config, needed, out)
+    return run_stage(stage, config, needed, out, runtime=runtime)
 
 
 def weights(directory: Path) -> dict[str, NDArray[np.float32]]:
@@ -310,7 +313,6 @@ def test_8_bit_adamw_moves_active_elements_only(
 
 
 def test_no_example_of_the_system(inputs: dict[str, Path], tmp_path: Path) -> None:
-    from lorapar_core.parquet import write_table
     from lorapar_core.tally import LABELS
 
     table = read_table(inputs["labels"])
@@ -377,6 +379,31 @@ def test_a_reward_of_ones_own_is_kept_under_its_path(
     table = read_table(out / "completions.parquet")
     for completion, reward in zip(table["completion"], table[f"reward_{path}"], strict=True):
         assert reward == 1 / (1 + len(completion))
+
+
+@pytest.mark.parametrize("mode", ["isolated", "limits"])
+def test_a_rows_tests_are_run_as_the_runtime_says(
+    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    ran: list[tuple[str, str]] = []
+
+    def passes(program: str, tests: str, *, sandbox: str) -> bool:
+        ran.append((tests, sandbox))
+        return len(program) % 2 == 0
+
+    monkeypatch.setattr("lorapar_core.rewards.code.passes", passes)
+    table = read_table(inputs["examples"])
+    table["reference"] = [as_reference(f"assert {n} + 1") for n in range(len(table["id"]))]
+    write_table(tmp_path / "examples.parquet", table, EXAMPLES)
+    changed = {**inputs, "examples": tmp_path / "examples.parquet"}
+    rewards, runtime = {"execution": 1.0, "tag_credit": 0.5}, {"sandbox": mode}
+    out = train(tmp_path / "out", changed, "grpo", rewards=rewards, runtime=runtime)
+    kept = read_table(out / "completions.parquet")
+    tests = dict(zip(table["id"], table["reference"], strict=True))
+    assert ran == [(held_tests(tests[i]), mode) for i in kept["example_id"]]
+    assert kept["reward_execution"] == [
+        len(program_of(c, HASH)) % 2 == 0 for c in kept["completion"]
+    ]
 
 
 def test_a_loss_that_is_no_number_stops_the_run(inputs: dict[str, Path], tmp_path: Path) -> None:
