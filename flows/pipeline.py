@@ -19,7 +19,9 @@ from lorapar_core.data import sources
 from lorapar_core.data.arithmetic import DEFAULT_COUNT
 from lorapar_core.data.choice import Entry, choose, read_source, require_readable
 from lorapar_core.errors import ConfigError, TooFewExamples
+from lorapar_core.launch import require_launchable
 from lorapar_core.optimizers import require_optimizer
+from lorapar_core.rewards.check import require_rewards
 from lorapar_core.trackers import require_trackers
 from tasks.action import UNKNOWN, Action, Input, Outcome
 from tasks.evaluate import evaluate
@@ -97,8 +99,11 @@ def check(recipe: Recipe, *, runs: bool = True) -> None:
     Raises:
         ModelError: a model path or package isn't there.
         DataError: a data file isn't there.
-        ConfigError: an optimizer's or a tracker's package isn't installed.
+        ConfigError: an optimizer's or a tracker's package isn't installed, a reward can't be used,
+            or so many processes can't train together.
     """
+    require_launchable(recipe)
+    require_rewards(recipe, runs=runs)
     if runs:
         for kind in sorted({stage.kind for stage in recipe.stages}):
             require_optimizer(getattr(recipe, kind).optimizer)

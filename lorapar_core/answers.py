@@ -57,6 +57,9 @@ class AnswerFormat(Protocol):
     def marked_text(self, text: str) -> str | None:
         """What is marked as the answer, however loosely, or None."""
 
+    def body(self, text: str) -> str:
+        """The answer at full length: what stands in the last answer block, or else all of it."""
+
     def strict_format(self, text: str) -> bool:
         """Whether the whole completion has the format to the letter."""
 
@@ -103,6 +106,9 @@ class _Hash:
 
     def marked_text(self, text: str) -> str | None:
         return self._after(text, "####")
+
+    def body(self, text: str) -> str:
+        return text
 
     def strict_format(self, text: str) -> bool:
         work, mark, rest = text.removesuffix("\n").partition("\n####")
@@ -164,6 +170,10 @@ class _Tags:
     def marked_text(self, text: str) -> str | None:
         _, opened, rest = text.rpartition("<answer>")
         return rest.partition("</answer>")[0].strip() if opened else None
+
+    def body(self, text: str) -> str:
+        _, opened, rest = text.rpartition("<answer>")
+        return rest.partition("</answer>")[0] if opened else text
 
     def strict_format(self, text: str) -> bool:
         body = text.removesuffix("\n")

@@ -8,6 +8,7 @@ field stand its meaning and, where the paper has one, its symbol. `lora_alpha` i
 
 from __future__ import annotations
 
+import re
 from enum import IntEnum
 from typing import Annotated, Literal
 
@@ -22,6 +23,14 @@ MODULE_LETTERS = {
     "U": "up_proj",
     "D": "down_proj",
 }
+
+
+PAPER_REWARDS = ("correctness", "integer", "strict_format", "loose_format", "tag_credit")
+OUR_REWARDS = ("free_form", "code", "execution")
+"""Our choice: the paper doesn't say what it rewarded beyond GSM8K."""
+_IMPORT_PATH = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*")
+
+Sandbox = Literal["isolated", "limits"]
 
 
 class System(IntEnum):
@@ -69,10 +78,11 @@ class DataConfig(Section):
     """Commit, branch or tag of a hub data set; empty takes the newest commit."""
     shape: Literal["auto", "prompt_answer", "alpaca", "messages"] = "auto"
     """How a row tells its prompt and answer; `auto` looks at the field names."""
-    columns: dict[Literal["prompt", "answer", "context", "messages"], str] = Field(
+    columns: dict[Literal["prompt", "answer", "context", "messages", "tests"], str] = Field(
         default_factory=dict
     )
-    """Our name -> the file's name, for `prompt`, `answer`, `context` and `messages`."""
+    """Our name -> the file's name, for `prompt`, `answer`, `context`, `messages` and `tests`
+    (Python that checks a program, one text or a list; for the rewards `code` and `execution`)."""
     examples: int = Field(default=0, ge=0)
     """Training examples to use, drawn by `seed`; 0 uses all."""
     test_examples: int = Field(default=0, ge=0)
@@ -323,7 +333,10 @@ class GrpoConfig(Section):
             "tag_credit": 0.5,
         }
     )
-    """Reward name -> weight; each reward is at most 1."""
+    """Reward name -> weight; each reward is at most 1. Your own is named by its import path,
+    `package.module:function` (completion, reference, format), and known by that path alone: to
+    have changed code computed anew, rename it. `free_form`, `code` and `execution` are our choice:
+    the paper doesn't say what it used beyond GSM8K."""
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass, to save memory."""
     seed: int = Field(default=0, ge=0, lt=2**32)
@@ -343,12 +356,12 @@ class GrpoConfig(Section):
     @field_validator("rewards")
     @classmethod
     def _rewards(cls, value: dict[str, float]) -> dict[str, float]:
-        known = {"correctness", "integer", "strict_format", "loose_format", "tag_credit"}
-        unknown = sorted(set(value) - known)
+        known = {*PAPER_REWARDS, *OUR_REWARDS}
+        unknown = sorted(n for n in set(value) - known if not _IMPORT_PATH.fullmatch(n))
         if unknown or not any(value.values()):
             raise ValueError(
                 f"rewards {unknown or value} can't be used; give at least one positive weight for "
-                f"{', '.join(sorted(known))}"
+                f"{', '.join(sorted(known))} or a package.module:function"
             )
         return value
 
@@ -409,16 +422,9 @@ class RuntimeConfig(Section):
     """litellm teachers: seconds after which a request is given up and asked again."""
     attempts: int = Field(default=6, ge=1)
     """litellm teachers: how often a failing request is made before the stage fails."""
-
-    @model_validator(mode="after")
-    def _nodes(self) -> RuntimeConfig:
-        if self.node >= self.nodes:
-            raise ValueError(
-                f"node is {self.node}, but there are {self.nodes} nodes; they count from 0"
-            )
-        if self.nodes > 1 and not self.rendezvous:
-            raise ValueError("several nodes need a rendezvous, host:port of node 0")
-        return self
+    sandbox: Sandbox = "isolated"
+    """How rewards run code: `isolated` needs Linux with user namespaces; `limits` does without, and
+    lets code that the model wrote change your files and read your processes' environment."""
 
 
 class Recipe(Section):
@@ -463,18 +469,4 @@ class Recipe(Section):
             raise ValueError(
                 f"voting.quorum is {self.voting.quorum}, but there are {len(names)} teachers"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _shared_steps(self) -> Recipe:
-        processes = self.runtime.processes * self.runtime.nodes
-        for kind in sorted({stage.kind for stage in self.stages}):
-            section: SftConfig | GrpoConfig = getattr(self, kind)
-            for name in ("accumulation", "steps_per_generation"):
-                passes = getattr(section, name, 0)
-                if passes % processes:
-                    raise ValueError(
-                        f"{kind}.{name} is {passes}, which {processes} processes can't share "
-                        "evenly; make it a multiple of runtime.processes × runtime.nodes"
-                    )
         return self

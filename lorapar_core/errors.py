@@ -32,6 +32,10 @@ class TrainingError(LoraparError):
     """A training stage can't go on."""
 
 
+class SandboxError(LoraparError):
+    """Code can't be run apart from the rest of the machine."""
+
+
 class Stopped(LoraparError):
     """A stage was asked to end, and kept what it had done."""
 

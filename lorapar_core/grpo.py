@@ -12,6 +12,8 @@ config: grpo, model, system, data, epochs, answer_format. Writes `adapter/`, `me
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import isfinite
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +24,7 @@ from trl import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
 from lorapar_core import ranks
-from lorapar_core.answers import answer_format
+from lorapar_core.answers import AnswerFormat, answer_format
 from lorapar_core.clock import Clocked
 from lorapar_core.completions import Completions
 from lorapar_core.config import GrpoConfig
@@ -38,7 +40,7 @@ from lorapar_core.loading import (
 from lorapar_core.optimizers import optimizer_class
 from lorapar_core.parquet import read_table
 from lorapar_core.resume import ExactResume, Journal, run_training
-from lorapar_core.rewards import REWARDS
+from lorapar_core.rewards.registry import Reward, reward_named
 from lorapar_core.spec import Spec
 from lorapar_core.training import (
     MaskedTraining,
@@ -121,7 +123,13 @@ def _train(spec: Spec, journal: Journal, out: Path) -> None:
         model=setting.model,
         args=arguments,
         reward_funcs=[
-            _rewarding(name, spec.config["answer_format"], kept, first=k == 0)
+            _rewarding(
+                name,
+                reward_named(name, sandbox=spec.runtime.sandbox),
+                answer_format(spec.config["answer_format"]),
+                kept,
+                first=k == 0,
+            )
             for k, name in enumerate(rewards)
         ],
         train_dataset=Dataset.from_list(rows),
@@ -156,9 +164,10 @@ def _set_reference(model: PeftModel, section: GrpoConfig, spec: Spec) -> None:
         model.delete_adapter("ref")
 
 
-def _rewarding(name: str, how: str, kept: Completions, *, first: bool) -> RewardFunction:
+def _rewarding(
+    name: str, score: Reward, form: AnswerFormat, kept: Completions, *, first: bool
+) -> RewardFunction:
     """trl's form of the reward `name`; it keeps what it gives, the first one what it is given."""
-    score, form = REWARDS[name], answer_format(how)
 
     def reward(
         *,
@@ -180,14 +189,25 @@ def _rewarding(name: str, how: str, kept: Completions, *, first: bool) -> Reward
     return reward
 
 
-def _score(name: str, score: Any, completion: str, reference: str, form: Any) -> float:
+def _score(name: str, score: Reward, completion: str, reference: str, form: AnswerFormat) -> float:
+    """The reward as a number. A reward of the user's may give anything, whatever its type says.
+
+    Raises:
+        TrainingError: it fails, or gives what is no finite number.
+    """
     try:
-        return float(score(completion, reference, form))
+        value: Any = score(completion, reference, form)
+        if isinstance(value, Real) and isfinite(value):
+            return float(value)
     except Exception as error:
         raise TrainingError(
             f"reward {name!r} failed with {type(error).__name__}: {error}, on the completion "
             f"{completion[:200]!r}"
         ) from error
+    raise TrainingError(
+        f"reward {name!r} gave {value!r:.100}, expected a finite number, on the completion "
+        f"{completion[:200]!r}"
+    )
 
 
 def _refuse_too_few(prompts: int, section: GrpoConfig, *, name: str) -> None:

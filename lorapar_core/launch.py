@@ -23,13 +23,38 @@ from pathlib import Path
 from typing import IO, Any
 
 from lorapar_core import events
-from lorapar_core.config import RuntimeConfig
-from lorapar_core.errors import StageFailed, error_named
+from lorapar_core.config import Recipe, RuntimeConfig
+from lorapar_core.errors import ConfigError, StageFailed, error_named
 from lorapar_core.process import thread_count
 from lorapar_core.spec import Spec
 from lorapar_core.stopping import stop_request
 
 _ENDS_S = 10.0
+
+
+def require_launchable(recipe: Recipe) -> None:
+    """Refuse processes and nodes that can't train together.
+
+    Raises:
+        ConfigError: as said.
+    """
+    runtime = recipe.runtime
+    if runtime.node >= runtime.nodes:
+        raise ConfigError(
+            f"runtime.node is {runtime.node}, but there are {runtime.nodes} nodes; the first is 0"
+        )
+    if runtime.nodes > 1 and not runtime.rendezvous:
+        raise ConfigError(f"{runtime.nodes} nodes need runtime.rendezvous, host:port of node 0")
+    processes = runtime.processes * runtime.nodes
+    for kind in sorted({stage.kind for stage in recipe.stages}):
+        section = getattr(recipe, kind)
+        for name in ("accumulation", "steps_per_generation"):
+            passes = getattr(section, name, 0)
+            if passes % processes:
+                raise ConfigError(
+                    f"{kind}.{name} is {passes}, which {processes} processes can't share evenly; "
+                    "make it a multiple of runtime.processes × runtime.nodes"
+                )
 
 
 def train_in_ranks(spec: Spec, out: Path) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lorapar_core.config import OUR_REWARDS, PAPER_REWARDS
 from lorapar_core.spec import Spec
 
 Row = Sequence[str]
@@ -37,6 +38,7 @@ def run(spec: Spec, out: Path) -> None:
         *_accuracy(spec),
         *_labels(spec),
         *_regions(spec),
+        *_rewards(spec),
         *_training(spec),
         *_digests(spec),
         *_recipe(spec),
@@ -168,6 +170,28 @@ def _by_module(places: Mapping[str, Mapping[str, int]]) -> list[Row]:
         [name, *(_percent(counts[key] / counts["elements"]) for key in keys)]
         for name, counts in sorted(modules.items())
     ]
+
+
+def _rewards(spec: Spec) -> list[Block]:
+    """What was rewarded, where that isn't what the paper says."""
+    recipe = spec.config["recipe"]
+    rewards = {name: weight for name, weight in recipe["grpo"]["rewards"].items() if weight}
+    others = [name for name in rewards if name not in PAPER_REWARDS]
+    if not others or all(stage["kind"] != "grpo" for stage in recipe["stages"]):
+        return []
+    ours = [name for name in others if name in OUR_REWARDS]
+    words = [
+        *([f"{_listed(ours)}: lorapar's choice, for the paper doesn't say."] if ours else []),
+        *(f"{name}: this recipe's own function." for name in others if name not in OUR_REWARDS),
+        "The accuracy above compares whole answers with the reference, which says little of free "
+        "text and of code.",
+    ]
+    rows = [[name, f"{weight:g}"] for name, weight in rewards.items()]
+    return [Block("Rewards", " ".join(words), ["reward", "weight"], rows)]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(", ".join(names).rsplit(", ", 1))
 
 
 def _training(spec: Spec) -> list[Block]:

@@ -21,6 +21,7 @@ from lorapar_core.data.shapes import EmptyRow, Example, example_from, reference_
 from lorapar_core.data.sources import Source, hub_rows
 from lorapar_core.errors import DataError
 from lorapar_core.examples import seeded_order
+from lorapar_core.row_tests import held_tests
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +103,12 @@ def _arithmetic(source: Source, data: DataConfig) -> Iterator[Example]:
 
 
 def entry_of(example: Example, source: str) -> Entry:
-    """The example under its id: half the sha256 of the canonical JSON of [prompt, answer]."""
-    content = json.dumps(
-        [example.prompt, example.answer], ensure_ascii=False, separators=(",", ":")
-    )
+    """The example under its id: half the sha256 of the canonical JSON of [prompt, answer], or of
+    [prompt, answer, reference] where that holds tests, which no answer tells."""
+    parts = [example.prompt, example.answer]
+    if held_tests(example.reference) is not None:
+        parts.append(example.reference)
+    content = json.dumps(parts, ensure_ascii=False, separators=(",", ":"))
     return Entry(hashlib.sha256(content.encode()).hexdigest()[:32], example, source)
 
 

@@ -6,7 +6,8 @@ is the answer. `auto` looks at the field names, without regard to case; columns 
 
 The answer of a prompt_answer row that is one number, typed as one or written as one, becomes a
 worked answer, "#### N"; where the row also gives an equation with that value, "a - b = N\\n#### N".
-The reference is what stands after the last "####", or else the whole answer.
+The reference is what stands after the last "####", or else the whole answer; or the row's tests,
+where it carries any.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from lorapar_core.data.equations import tidy, value_of
 from lorapar_core.data.rows import Row
 from lorapar_core.errors import DataError
 from lorapar_core.numbers import parse_number, plain
+from lorapar_core.row_tests import as_reference
 
 PROMPTS = ("prompt", "question", "problem")
 ANSWERS = ("answer", "response", "completion", "output", "solution")
@@ -75,12 +77,14 @@ def example_from(
         raise EmptyRow(f"{place}: the prompt is empty; fill it in or remove the row")
     if not answer.strip():
         raise EmptyRow(f"{place}: the answer is empty; fill it in or remove the row")
-    for text in (prompt, answer):
+    tests = _tests(fields) if "tests" in fields.columns else ""
+    for text in (prompt, answer, tests):
         try:
             text.encode()
         except UnicodeEncodeError as error:
             raise DataError(f"{place}: holds half a surrogate pair ({error.reason})") from error
-    return Example(prompt=prompt, answer=answer, reference=reference_of(answer))
+    reference = _checked_by(tests, place) if tests.strip() else reference_of(answer)
+    return Example(prompt=prompt, answer=answer, reference=reference)
 
 
 class _Fields:
@@ -123,6 +127,21 @@ class _Fields:
         if not isinstance(value, str):
             raise DataError(f"{self.place}: the {ours} is {type(value).__name__}, expected text")
         return value
+
+
+def _tests(fields: _Fields) -> str:
+    """The row's tests as one text, of a list (MBPP's) one after another; a row may have none."""
+    value = fields.value("tests", ())
+    if isinstance(value, list) and all(isinstance(part, str) for part in value):
+        return "\n".join(value)
+    return fields.text("tests", ())
+
+
+def _checked_by(tests: str, place: str) -> str:
+    try:
+        return as_reference(tests)
+    except SyntaxError as error:
+        raise DataError(f"{place}: the tests are no Python ({error})") from error
 
 
 def _shape_of(fields: _Fields) -> str:

@@ -65,6 +65,11 @@ def has_test(text: str) -> bool:
     return text in _WITH_TEST
 
 
+def is_named(text: str) -> bool:
+    """Whether the source is a set whose shape and columns we know; a recipe's don't count there."""
+    return text in _NAMED
+
+
 def is_file(text: str) -> bool:
     """Whether the source is a file by path, and not a named set, the hub's, or a URL."""
     return bool(text) and text not in _NAMED and not text.startswith("hub:") and not _is_url(text)

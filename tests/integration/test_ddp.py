@@ -170,23 +170,3 @@ def test_accelerate_launch_starts_ranks_too(inputs: dict[str, Path], tmp_path: P
     other = stage_spec("sft", inputs, tmp_path / "two", checkpoint_s=1e9)
     finish(start(other, tmp_path / "theirs", words=words))
     assert steady_files(tmp_path / "theirs") == ours
-
-
-def test_processes_that_cannot_share_a_step_are_refused(tmp_path: Path) -> None:
-    from tiny_recipe import tiny_recipe
-
-    from lorapar_core.errors import ConfigError
-    from lorapar_core.recipe import parse_recipe
-
-    fields = tiny_recipe(tmp_path)
-    fields["runtime"] |= {"processes": 2}
-    with pytest.raises(
-        ConfigError, match=r"grpo\.accumulation is 1, which 2 processes can't share"
-    ):
-        parse_recipe(fields)
-    fields["sft"] |= {"accumulation": 2}
-    fields["grpo"] |= {"accumulation": 2, "steps_per_generation": 3, "batch_size": 4}
-    with pytest.raises(ConfigError, match=r"grpo\.steps_per_generation is 3, which 2 proc"):
-        parse_recipe(fields)
-    fields["grpo"] |= {"steps_per_generation": 4}
-    parse_recipe(fields)

@@ -66,7 +66,7 @@ def main() -> None:
 def _import_all() -> None:
     import torch
 
-    from lorapar_core.rewards import REWARDS
+    from lorapar_core.rewards.registry import REWARDS
 
     for name in (
         "lorapar_core.grpo",

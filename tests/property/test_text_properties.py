@@ -6,6 +6,7 @@ import json
 import random
 import tempfile
 from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,10 @@ from lorapar_core.data.rows import read_rows
 from lorapar_core.data.shapes import Example, example_from, reference_of
 from lorapar_core.numbers import find_numbers, parse_number, plain
 from lorapar_core.parquet import read_table, write_table
-from lorapar_core.rewards import REWARDS
+from lorapar_core.rewards.code import code, compiles
+from lorapar_core.rewards.free_form import free_form
+from lorapar_core.rewards.overlap import code_tokens, token_f1, words
+from lorapar_core.rewards.registry import REWARDS
 
 DECIMALS = st.decimals(
     allow_nan=False, allow_infinity=False, places=3, min_value=-(10**12), max_value=10**12
@@ -34,6 +38,9 @@ MARKS = ("<reasoning>", "</reasoning>", "<answer>", "</answer>", "####", "#### "
 PARTS = ("$", "1", "8", "1,234", ".", ",", "%", "5.", "x", "٣", "\N{MINUS SIGN}", "NaN", "1e9")
 COMPLETIONS = st.lists(st.sampled_from([*MARKS, *PARTS]), max_size=25).map("".join)
 FORMATS = st.sampled_from([HASH, TAGS])
+TOKENS = st.lists(st.sampled_from("abcde"), max_size=12)
+# The one that runs programs has tests of its own.
+TEXT_REWARDS = {name: reward for name, reward in REWARDS.items() if name != "execution"}
 
 
 @given(DECIMALS)
@@ -60,8 +67,10 @@ def test_the_one_number_is_among_those_found(text: str) -> None:
 
 @given(COMPLETIONS | TEXT, TEXT | DECIMALS.map(str), FORMATS)
 def test_no_completion_breaks_a_reward(completion: str, reference: str, form: AnswerFormat) -> None:
-    for reward in REWARDS.values():
+    for reward in TEXT_REWARDS.values():
         assert reward(completion, reference, form) <= 1
+    for name in ("free_form", "code"):
+        assert REWARDS[name](completion, reference, form) >= 0
     for name in ("correctness", "integer", "strict_format", "loose_format"):
         assert REWARDS[name](completion, reference, form) in (0, 1)
     # What is right by the letter has the format's parts.
@@ -78,10 +87,54 @@ def test_a_well_formed_completion_earns_everything(answer: int, work: str) -> No
         (f"{work}\n#### {answer}", HASH),
     )
     for completion, form in completions:
-        assert {r(completion, str(answer), form) for r in REWARDS.values()} == {1}
+        earned = {name: r(completion, str(answer), form) for name, r in TEXT_REWARDS.items()}
+        assert {earned[name] for name in TEXT_REWARDS if name != "code"} == {1}
         assert form.strict(completion) == form.flexible(completion) == answer
         wrong = REWARDS["correctness"](completion, str(answer + 1), form)
         assert wrong == 0
+
+
+@given(TOKENS, TOKENS)
+def test_token_f1_is_a_symmetric_share(found: list[str], expected: list[str]) -> None:
+    f1 = token_f1(found, expected)
+    assert f1 == token_f1(expected, found)
+    assert 0 <= f1 <= 1
+    assert (f1 == 1) == (bool(found) and sorted(found) == sorted(expected))
+    assert (f1 == 0) == (not set(found) & set(expected))
+
+
+@given(TOKENS, TOKENS, st.randoms(use_true_random=False))
+def test_token_f1_is_the_mean_of_precision_and_recall(
+    found: list[str], expected: list[str], shuffler: random.Random
+) -> None:
+    common, left = 0, list(expected)
+    for token in found:
+        if token in left:
+            left.remove(token)
+            common += 1
+    f1 = token_f1(found, expected)
+    if common:
+        precision, recall = Fraction(common, len(found)), Fraction(common, len(expected))
+        assert f1 == float(2 * precision * recall / (precision + recall))
+    shuffler.shuffle(found)
+    assert token_f1(found, expected) == f1
+    if f1:
+        assert token_f1([*found, "wrong"], expected) < f1
+
+
+@given(COMPLETIONS | WORDS | st.sampled_from(["a", "The", "?!", "C++"]))
+def test_a_text_earns_everything_against_itself(text: str) -> None:
+    assert token_f1(words(text), words(text)) == bool(text.strip())
+    assert token_f1(code_tokens(text), code_tokens(text)) == bool(text.strip())
+    if text.strip() and "<answer>" not in text:
+        assert free_form(text, text, HASH) == 1
+        assert code(text, text, TAGS) == 1
+
+
+@given(COMPLETIONS | TEXT | st.text("()[]{}:'\"\\\n\0 =x1", max_size=80))
+def test_whether_a_text_compiles_is_a_yes_or_no(text: str) -> None:
+    assert compiles(text) in (True, False)
+    assert not compiles(f"{text}\n\nreturn")
 
 
 @given(WORDS)
@@ -117,7 +170,7 @@ def test_a_tidied_equation_has_the_same_value(equation: str) -> None:
 
 
 @given(st.lists(st.fixed_dictionaries({"prompt": WORDS, "answer": WORDS}), max_size=8))
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)  # the first example imports pyarrow
 def test_rows_survive_every_kind_of_file(rows: list[dict[str, str]]) -> None:
     schema = pa.schema([("prompt", pa.string()), ("answer", pa.string())])
     with tempfile.TemporaryDirectory() as folder:

@@ -104,6 +104,19 @@ def test_right_answers(
 
 
 @pytest.mark.parametrize(
+    ("form", "text", "body"),
+    [
+        (TAGS, "<reasoning>why</reasoning><answer>\n  x = 1\n</answer>", "\n  x = 1\n"),
+        (TAGS, "<answer>no</answer> wait <answer>yes", "yes"),
+        (TAGS, "no block", "no block"),
+        (HASH, "x = 1  #### a heading\ny = 2", "x = 1  #### a heading\ny = 2"),
+    ],
+)
+def test_the_answer_at_full_length(form: AnswerFormat, text: str, body: str) -> None:
+    assert form.body(text) == body
+
+
+@pytest.mark.parametrize(
     ("form", "text", "strict", "loose"),
     [
         (TAGS, GOOD_TAGS, True, True),

@@ -20,6 +20,7 @@ from lorapar_core.data.shapes import Example
 from lorapar_core.data.sources import Source
 from lorapar_core.errors import DataError, ModelError
 from lorapar_core.parquet import read_table
+from lorapar_core.row_tests import as_reference
 from lorapar_core.spec import Spec
 
 FILES = {"examples.parquet", "tokens.parquet", "test.parquet", "test_tokens.parquet"}
@@ -36,6 +37,13 @@ def ids(chosen: Sequence[Entry]) -> list[str]:
 def test_an_id_is_the_digest_of_prompt_and_answer() -> None:
     digest = hashlib.sha256('["é?","#### 1"]'.encode()).hexdigest()
     assert entry_of(Example("é?", "#### 1", "1"), "set").id == digest[:32]
+
+
+def test_rows_that_differ_in_their_tests_are_two_examples() -> None:
+    """Or the last one in the file would stay."""
+    one, two = (entry_of(Example("p", "a", as_reference(t)), "set") for t in ("f(1)", "f(2)"))
+    assert len({one.id, two.id, entry_of(Example("p", "a", "a"), "set").id}) == 3
+    assert entry_of(Example("p", "a", "a"), "set").id == entry_of(Example("p", "a", ""), "set").id
 
 
 def test_order_in_the_file_decides_nothing() -> None:

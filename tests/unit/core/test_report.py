@@ -58,9 +58,16 @@ def write(path: Path, document: Any) -> Path:
     return path
 
 
-def report(root: Path, *, teachers: list[dict[str, Any]] | None = None, text: str = "fine") -> Path:
+def report(
+    root: Path,
+    *,
+    teachers: list[dict[str, Any]] | None = None,
+    text: str = "fine",
+    **sections: Any,
+) -> Path:
     root.mkdir()
-    recipe = Recipe.model_validate({"teachers": teachers or LOCAL, "description": text})
+    fields = {"teachers": teachers or LOCAL, "description": text, **sections}
+    recipe = Recipe.model_validate(fields)
     counts = {"s1_only": 30, "s2_only": 20, "shared": 40, "rest": 10, "elements": 100}
     accuracy = {"accuracy": 0.25, "correct": 2, "interval_95": [0.072, 0.591]}
     evaluation = {
@@ -150,6 +157,25 @@ def test_local_teachers_are_called_weak_and_not_independent(tmp_path: Path) -> N
     two = [teacher("a"), teacher("b"), teacher("c", model="another/model")]
     for text in pages(report(tmp_path / "two", teachers=two)):
         assert "2 of them share one model" in text
+
+
+def test_rewards_that_are_not_the_papers_are_told(tmp_path: Path) -> None:
+    unused = {"correctness": 2.0, "free_form": 0.0}
+    sft = [{"kind": "sft", "system": 1}]
+    for name, sections in (
+        ("paper", {}),
+        ("unused", {"grpo": {"rewards": unused}}),
+        ("no grpo", {"grpo": {"rewards": {"code": 1.0}}, "stages": sft}),
+    ):
+        for text in pages(report(tmp_path / name, **sections)):
+            assert "lorapar's choice" not in Page(text).words
+    rewards = {"free_form": 2.0, "code": 1.0, "brevity:brief": 0.5, "integer": 0.25}
+    html, markdown = pages(report(tmp_path / "ours", grpo={"rewards": rewards}))
+    for text in (Page(html).words, markdown):
+        assert "free_form and code: lorapar's choice, for the paper doesn't say." in text
+        assert "brevity:brief: this recipe's own function." in text
+        assert "compares whole answers with the reference" in text
+    assert "| brevity:brief | 0.5 |" in markdown
 
 
 def test_the_page_needs_nothing_else(tmp_path: Path) -> None:

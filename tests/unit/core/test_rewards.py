@@ -1,4 +1,4 @@
-"""Rewards: at most 1, 0 for wrong, right however the number is written."""
+"""The paper's rewards: at most 1, 0 for wrong, right however the number is written."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import typing
 import pytest
 
 from lorapar_core.answers import HASH, TAGS
-from lorapar_core.config import GrpoConfig
-from lorapar_core.rewards import REWARDS
+from lorapar_core.config import OUR_REWARDS, PAPER_REWARDS, GrpoConfig
+from lorapar_core.rewards.registry import REWARDS
 
 
 def tags(answer: str) -> str:
@@ -16,7 +16,8 @@ def tags(answer: str) -> str:
 
 
 def test_the_recipe_knows_every_reward() -> None:
-    assert set(GrpoConfig().rewards) == set(REWARDS)
+    assert list(REWARDS) == [*PAPER_REWARDS, *OUR_REWARDS]
+    assert list(GrpoConfig().rewards) == [*PAPER_REWARDS]
     for reward in REWARDS.values():
         assert typing.get_type_hints(reward)["return"] is float
 
@@ -56,4 +57,5 @@ def test_a_perfect_completion_earns_every_weight() -> None:
 
 def test_an_empty_completion_earns_nothing() -> None:
     for form in (TAGS, HASH):
-        assert {reward("", "8", form) for reward in REWARDS.values()} == {0.0}
+        earned = {name: REWARDS[name]("", "8", form) for name in REWARDS if name != "execution"}
+        assert set(earned.values()) == {0.0}

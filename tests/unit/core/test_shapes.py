@@ -105,10 +105,31 @@ def test_columns_win() -> None:
     assert read(row, columns={"messages": "talk"}) == Example("U", "A", "A")
 
 
+@pytest.mark.parametrize(
+    ("checks", "reference"),
+    [
+        ("assert f(1)\n", "# lorapar: tests\nassert f(1)\n"),
+        (["assert f(1)", "assert f(2)"], "# lorapar: tests\nassert f(1)\nassert f(2)"),
+        ([], "A"),
+        (" \n", "A"),
+        (None, "A"),
+    ],
+)
+def test_a_row_may_carry_tests(checks: Any, reference: str) -> None:
+    row = {"prompt": "P", "answer": "A", "checks": checks}
+    assert read(row, columns={"tests": "checks"}) == Example("P", "A", reference)
+    assert read(row) == Example("P", "A", "A")
+
+
 def test_an_explicit_shape_wins() -> None:
     row = {"prompt": "P", "answer": "A", "instruction": "I", "output": "O"}
     assert read(row).prompt == "I"
     assert read(row, shape="prompt_answer") == Example("P", "A", "A")
+
+
+def with_tests(checks: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A row that carries `checks`, and the options that say so."""
+    return {"prompt": "x", "answer": "y", "t": checks}, {"columns": {"tests": "t"}}
 
 
 @pytest.mark.parametrize(
@@ -119,6 +140,11 @@ def test_an_explicit_shape_wins() -> None:
         ({"prompt": "x", "answer": "y"}, {"columns": {"prompt": "z"}}, "prompt is 'z', but"),
         ({"prompt": ["x"], "answer": "y"}, {}, "the prompt is list, expected text"),
         ({"prompt": "x", "answer": True}, {}, "the answer is bool, expected text"),
+        (*with_tests("assert f("), r"the tests are no Python \('\(' was never closed"),
+        (*with_tests("\ud800"), "surrogate"),
+        (*with_tests({"a": 1}), "the tests is dict, expected text"),
+        (*with_tests([1]), "the tests is list, expected text"),
+        ({"prompt": "x", "answer": "y"}, {"columns": {"tests": "t"}}, "says tests is 't', but"),
         ({"prompt": "x", "answer": float("nan")}, {}, "the answer is float, expected text"),
         ({"prompt": "x", "answer": ["a", "b"]}, {}, "the answer is list"),
         ({"prompt": "x", "answer": "\ud800"}, {}, "surrogate"),

@@ -16,12 +16,15 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from tiny_inputs import MODEL, files, run_stage, steady_files, tiny_adapter, tiny_inputs, tiny_masks
 
-from lorapar_core import rewards
 from lorapar_core.answers import HASH, AnswerFormat
 from lorapar_core.config import GrpoConfig, SftConfig
 from lorapar_core.errors import TooFewExamples, TrainingError
-from lorapar_core.parquet import read_table
+from lorapar_core.parquet import read_table, write_table
 from lorapar_core.partition import active_mask
+from lorapar_core.prepare import EXAMPLES
+from lorapar_core.rewards import registry
+from lorapar_core.rewards.code import program_of
+from lorapar_core.row_tests import as_reference, held_tests
 
 SFT = {
     "learning_rate": 1e-2,
@@ -54,7 +57,7 @@ def varied(completion: str, reference: str, form: AnswerFormat) -> float:
 
 @pytest.fixture(autouse=True)
 def _unequal_rewards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(rewards.REWARDS, "tag_credit", varied)
+    monkeypatch.setitem(registry.REWARDS, "tag_credit", varied)
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +66,10 @@ def inputs(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 
 
 def train(out: Path, inputs: Mapping[str, Path], stage: str, **changed: Any) -> Path:
-    """`system`, `data`, `epochs` and `dropout` aside, `changed` goes into the section."""
+    """All of `changed` goes into the section but the stage's own fields, dropout and runtime."""
     top = {"system": 1, "data": "system", "epochs": 1.0, "model": MODEL}
     top |= {name: changed.pop(name) for name in ("system", "data", "epochs") if name in changed}
-    dropout = changed.pop("dropout", 0.1)
+    dropout, runtime = changed.pop("dropout", 0.1), changed.pop("runtime", {})
     needed = {role: inputs[role] for role in NEEDED}
     if stage == "sft":
         section = SftConfig.model_validate({**SFT, **changed}).model_dump(exclude={"prompt"})
@@ -78,7 +81,7 @@ def train(out: Path, inputs: Mapping[str, Path], stage: str, **changed: Any) -> 
         needed["examples"] = inputs["examples"]
         if "reference" in inputs:
             needed["reference"] = inputs["reference"]
-    return run_stage(stage, config, needed, out)
+    return run_stage(stage, config, needed, out, runtime=runtime)
 
 
 def weights(directory: Path) -> dict[str, NDArray[np.float32]]:
@@ -358,7 +361,6 @@ def test_every_step_tells_its_speed(inputs: dict[str, Path], tmp_path: Path, sta
 
 
 def test_no_example_of_the_system(inputs: dict[str, Path], tmp_path: Path) -> None:
-    from lorapar_core.parquet import write_table
     from lorapar_core.tally import LABELS
 
     table = read_table(inputs["labels"])
@@ -387,11 +389,69 @@ def test_a_reward_that_fails_stops_the_run(
     def broken(completion: str, reference: str, form: AnswerFormat) -> float:
         raise ZeroDivisionError("no such number")
 
-    monkeypatch.setitem(rewards.REWARDS, "integer", broken)
+    monkeypatch.setitem(registry.REWARDS, "integer", broken)
     message = "reward 'integer' failed with ZeroDivisionError: no such number, on the completion '"
     with pytest.raises(TrainingError, match=message):
         train(tmp_path / "out", inputs, "grpo")
     assert not files(tmp_path / "out")
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), float("inf"), "1", [1.0], 1j, 10**400])
+def test_a_reward_that_is_no_number_stops_the_run(
+    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: Any
+) -> None:
+    monkeypatch.setitem(registry.REWARDS, "integer", lambda *_: value)
+    with pytest.raises(TrainingError, match=r"reward 'integer' .* on the completion '") as caught:
+        train(tmp_path / "out", inputs, "grpo")
+    assert len(str(caught.value).splitlines()) == 1
+    assert not files(tmp_path / "out")
+
+
+@pytest.mark.parametrize("value", [True, 1, np.float32(1.0), 1.0])
+def test_every_kind_of_number_is_a_reward(value: Any) -> None:
+    from lorapar_core.grpo import _score
+
+    score = _score("mine", lambda *_: value, "", "", HASH)
+    assert (type(score), score) == (float, 1.0)
+
+
+def test_a_reward_of_ones_own_is_kept_under_its_path(
+    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "brief_rewards.py").write_text(
+        "def brevity(completion, reference, form):\n    return 1 / (1 + len(completion))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    path = "brief_rewards:brevity"
+    out = train(tmp_path / "out", inputs, "grpo", rewards={path: 2.0, "integer": 1.0})
+    table = read_table(out / "completions.parquet")
+    for completion, reward in zip(table["completion"], table[f"reward_{path}"], strict=True):
+        assert reward == 1 / (1 + len(completion))
+
+
+@pytest.mark.parametrize("mode", ["isolated", "limits"])
+def test_a_rows_tests_are_run_as_the_runtime_says(
+    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    ran: list[tuple[str, str]] = []
+
+    def passes(program: str, tests: str, *, sandbox: str) -> bool:
+        ran.append((tests, sandbox))
+        return len(program) % 2 == 0
+
+    monkeypatch.setattr("lorapar_core.rewards.code.passes", passes)
+    table = read_table(inputs["examples"])
+    table["reference"] = [as_reference(f"assert {n} + 1") for n in range(len(table["id"]))]
+    write_table(tmp_path / "examples.parquet", table, EXAMPLES)
+    changed = {**inputs, "examples": tmp_path / "examples.parquet"}
+    rewards, runtime = {"execution": 1.0, "tag_credit": 0.5}, {"sandbox": mode}
+    out = train(tmp_path / "out", changed, "grpo", rewards=rewards, runtime=runtime)
+    kept = read_table(out / "completions.parquet")
+    tests = dict(zip(table["id"], table["reference"], strict=True))
+    assert ran == [(held_tests(tests[i]), mode) for i in kept["example_id"]]
+    assert kept["reward_execution"] == [
+        len(program_of(c, HASH)) % 2 == 0 for c in kept["completion"]
+    ]
 
 
 def test_a_loss_that_is_no_number_stops_the_run(inputs: dict[str, Path], tmp_path: Path) -> None:

@@ -133,6 +133,7 @@ CONTRARY: dict[str, Any] = {
         "vote_concurrency": 3,
         "request_timeout_s": 4.0,
         "attempts": 5,
+        "sandbox": "limits",
     },
 }
 SECTIONS = sorted(name for name, value in CONTRARY.items() if isinstance(value, dict))

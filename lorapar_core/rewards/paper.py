@@ -1,21 +1,16 @@
-"""The rewards of GRPO: what one completion earns, each at most 1, weighted by `grpo.rewards`.
+"""The paper's five rewards.
 
 After the authors' script, except that a right answer is right however its number is written
 ("1,234", "$12", "-5", "12.0"), and that the credit for marks also exists for the `####` format.
 Evaluation's *strict* figure is lm-evaluation-harness's and reads "#### 12 apples" too, which earns
 nothing here, but not "#### $12"; its *flexible* figure reads both.
-0 means a wrong answer, never a reward that failed: nothing here raises on any text.
+Nothing here raises on any text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from lorapar_core.answers import AnswerFormat, matches
 from lorapar_core.numbers import parse_number
-
-Reward = Callable[[str, str, AnswerFormat], float]
-"""(completion, reference, format) -> reward."""
 
 
 def correctness(completion: str, reference: str, form: AnswerFormat) -> float:
@@ -43,12 +38,3 @@ def loose_format(completion: str, reference: str, form: AnswerFormat) -> float:
 def tag_credit(completion: str, reference: str, form: AnswerFormat) -> float:
     """Part of 1 for each mark, less for what trails the answer."""
     return form.tag_credit(completion)
-
-
-REWARDS: dict[str, Reward] = {
-    "correctness": correctness,
-    "integer": integer,
-    "strict_format": strict_format,
-    "loose_format": loose_format,
-    "tag_credit": tag_credit,
-}

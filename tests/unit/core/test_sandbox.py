@@ -1,0 +1,322 @@
+"""The sandbox: what passes, what doesn't, and what hostile programs don't get done.
+
+Each hostile program tries something and then defines `done`; its test asks whether it could.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from lorapar_core import sandbox
+from lorapar_core.config import Sandbox
+from lorapar_core.errors import ConfigError, SandboxError
+from lorapar_core.sandbox import Limits, passes, require_sandbox
+
+
+def can_be_closed(mode: Sandbox) -> bool:
+    try:
+        require_sandbox(mode)
+    except ConfigError:
+        return False
+    return True
+
+
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs seccomp")
+NAMESPACES = pytest.mark.skipif(
+    not can_be_closed("isolated"), reason="needs unshare and user namespaces"
+)
+MODES = [
+    pytest.param(mode, marks=[NAMESPACES] if mode == "isolated" else [])
+    for mode in get_args(Sandbox)
+]
+BOTH = pytest.mark.parametrize("mode", MODES)
+SHORT = Limits(cpu_s=1, wall_s=20)
+
+
+def attempt(statement: str) -> str:
+    """A program whose `done` says whether the statement went through."""
+    body = "\n".join(f"    {line}" for line in statement.splitlines())
+    return (
+        f"import os, socket, signal, subprocess\ntry:\n{body}\n    done = True\n"
+        "except (OSError, MemoryError) as error:\n    done = type(error).__name__\n"
+    )
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("program", "tests", "passed"),
+    [
+        ("def f(x):\n    return x + 1", "assert f(1) == 2", True),
+        ("def f(x):\n    return x + 2", "assert f(1) == 2", False),
+        ("def f(x:", "", False),
+        ("x = 1", "this is no Python", False),
+        ("x = '\ud800'", "", False),
+        ("import math, json, re, collections, itertools, datetime", "", True),
+        ("import numpy", "", False),
+        ("import lorapar_core", "", False),
+        ("import sys\nassert sys.path == [p for p in sys.path if 'lorapar' not in p]", "", True),
+        ("open('a', 'w').write('b')", "assert open('a').read() == 'b'", True),
+        (
+            "import threading as t\nx = []\nh = t.Thread(target=x.append, args=[1])\nh.start()",
+            "h.join(); assert x",
+            True,
+        ),
+        ("def f(n):\n    return f(n + 1)", "f(0)", False),
+        ("if __name__ == '__main__':\n    raise ValueError", "", True),
+        ("try:\n    input()\nexcept EOFError:\n    x = 1", "assert x == 1", True),
+        ("import random", f"assert random.random() == {0.8444218515250481}", True),
+        ("print('ready')", "assert False", False),
+    ],
+)
+def test_what_passes(mode: Sandbox, program: str, tests: str, passed: bool) -> None:
+    assert passes(program, tests, sandbox=mode) is passed
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "program",
+    [
+        "raise SystemExit(0)",
+        "import sys; sys.exit(0)",
+        "import os; os._exit(0)",
+        "import os; os.write(1, b'ready\\n'); os._exit(0)",
+        "import os; [os.write(fd, b'0' * 32) for fd in range(3, 20)]",
+        "import atexit; atexit.register(print, 'passed'); raise SystemExit",
+        "import os; os.abort()",
+        "import ctypes; ctypes.string_at(0)",
+        "import os; os.execv('/bin/true', ['true'])",
+        "import sys\nsys.setrecursionlimit(10**9)\ndef f(): f()\nf()",
+    ],
+)
+def test_leaving_before_the_tests_is_no_pass(mode: Sandbox, program: str) -> None:
+    assert passes(program, "pass", sandbox=mode, limits=SHORT) is False
+
+
+@BOTH
+def test_an_infinite_loop_ends_by_its_cpu_time(mode: Sandbox) -> None:
+    started = time.monotonic()
+    program = "import signal\nsignal.signal(signal.SIGXCPU, signal.SIG_IGN)\nwhile True: pass"
+    assert passes(program, "", sandbox=mode, limits=Limits(cpu_s=1, wall_s=300)) is False
+    assert time.monotonic() - started < 100
+
+
+@BOTH
+def test_a_sleeper_ends_by_the_clock(mode: Sandbox, caplog: pytest.LogCaptureFixture) -> None:
+    stubborn = (
+        "import ctypes, os, signal, time\n"
+        "for s in range(1, 65):\n"
+        "    try: signal.signal(s, signal.SIG_IGN)\n"
+        "    except (OSError, ValueError): pass\n"
+        "for leave in (os.setsid, os.setpgrp):\n"
+        "    try: leave()\n"
+        "    except OSError: pass\n"
+        "ctypes.CDLL(None).prctl(1, 0)\n"  # forgo the death signal
+        "time.sleep(1000)"
+    )
+    before = programs_running()
+    assert passes(stubborn, "", sandbox=mode, limits=Limits(cpu_s=1, wall_s=1)) is False
+    assert "ended after 1 s on the clock" in caplog.text
+    deadline = time.monotonic() + 5
+    while programs_running() - before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not programs_running() - before
+
+
+def programs_running() -> set[str]:
+    """Process ids of sandboxes, this test's and others'."""
+    found = set()
+    for line in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if b"sandboxed.py" in line.read_bytes():
+                found.add(line.parent.name)
+        except OSError:  # gone since
+            continue
+    return found
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "program",
+    [
+        "x = bytes(1 << 31)",
+        "x = []\nwhile True: x.append(bytes(1 << 20))",
+        "x = 'a' * (1 << 40)",
+    ],
+)
+@LINUX
+def test_memory_is_bounded(mode: Sandbox, program: str) -> None:
+    assert passes(program, "", sandbox=mode) is False
+
+
+@BOTH
+@LINUX
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "os.fork()",
+        "while True: os.fork()",
+        "subprocess.run(['true'])",
+        "os.posix_spawn('/bin/true', ['true'], {})",
+        "os.kill(os.getppid(), signal.SIGKILL)",
+        "os.kill(1, signal.SIGKILL)",
+        "os.kill(-1, signal.SIGKILL)",
+        "os.setsid()",
+        "socket.socket()",
+        "socket.socket(socket.AF_UNIX)",
+        "socket.create_connection(('127.0.0.1', 80))",
+        "os.setuid(12345) if os.getuid() == 0 else os.kill(1, 9)",
+        "os.chroot('/')",
+        "open('big', 'wb').write(bytes(1 << 21))",
+        "x = [open('/etc/passwd') for _ in range(100)]",
+    ],
+)
+def test_a_hostile_call_is_refused(mode: Sandbox, statement: str) -> None:
+    tests = "assert done in ('PermissionError', 'OSError'), done"
+    assert passes(attempt(statement), tests, sandbox=mode, limits=SHORT) is True
+
+
+@BOTH
+@LINUX
+def test_new_kinds_of_calls_are_refused(mode: Sandbox) -> None:
+    """io_uring, which could open sockets unseen, and calls by x86's other numbers."""
+    program = (
+        "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\n"
+        "def call(*arguments):\n"
+        "    return libc.syscall(*arguments), ctypes.get_errno()\n"
+    )
+    tests = "assert call(425, 1, bytes(120)) == (-1, 1)\nassert call(0x40000029, 2, 1, 0)[0] == -1"
+    assert passes(program, tests, sandbox=mode) is True
+
+
+@NAMESPACES
+def test_files_outside_cannot_be_changed(tmp_path: Path) -> None:
+    mine, fresh = tmp_path / "mine", tmp_path / "fresh"
+    mine.write_text("mine")
+    statements = (
+        f"open({str(mine)!r}, 'w')",
+        f"open({str(fresh)!r}, 'w')",
+        f"os.remove({str(mine)!r})",
+        f"os.rename({str(mine)!r}, {str(fresh)!r})",
+        f"os.chmod({str(mine)!r}, 0)",
+        f"os.mkdir({str(fresh)!r})",
+        "open('/dev/shm/lorapar', 'w')",
+        "open('/dev/null', 'w')",  # no device at all
+        "open('../outside', 'w')",
+    )
+    for statement in statements:
+        tests = "assert done in ('PermissionError', 'OSError'), done"
+        assert passes(attempt(statement), tests, sandbox="isolated") is True, statement
+    assert mine.read_text() == "mine"
+    assert not fresh.exists()
+
+
+@NAMESPACES
+def test_the_folder_is_small_and_gone_afterwards() -> None:
+    fill = "n = 0\nwhile n < 100:\n    open(str(n), 'wb').write(bytes(1 << 20))\n    n += 1"
+    tests = "assert done == 'OSError' and 10 < n < 20"
+    assert passes(attempt(fill), tests, sandbox="isolated") is True
+    assert passes("import os", "assert os.listdir() == []", sandbox="isolated") is True
+
+
+@BOTH
+def test_nothing_is_left_in_the_temporary_directory(
+    mode: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert passes("open('a', 'w').write('b')", "", sandbox=mode) is True
+    assert list(tmp_path.iterdir()) == []
+
+
+@BOTH
+def test_our_environment_stays_outside(mode: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    program = "import os\nfound = dict(os.environ)"
+    tests = "assert found.pop('PYTHONHASHSEED') == '0' and not set(found) - {'LC_CTYPE'}, found"
+    assert passes(program, tests, sandbox=mode) is True
+
+
+@NAMESPACES
+def test_the_environment_of_our_process_cannot_be_read() -> None:
+    """Nor its memory: it belongs to the user namespace outside."""
+    assert b"PATH=" in Path(f"/proc/{os.getpid()}/environ").read_bytes()  # a test that could fail
+    for name in ("environ", "mem", "maps"):
+        statement = f"open('/proc/{os.getpid()}/{name}', 'rb').read(100)"
+        tests = "assert done == 'PermissionError', done"
+        assert passes(attempt(statement), tests, sandbox="isolated") is True, name
+
+
+@BOTH
+def test_a_flood_of_output_goes_nowhere(mode: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
+    program = "import os, sys\nfor _ in range(200):\n    print('x' * (1 << 20))\n"
+    program += "    sys.stderr.write('y' * (1 << 20))\nos.system('echo z')"
+    assert passes(program, "", sandbox=mode) is True
+    assert capfd.readouterr() == ("", "")
+
+
+@BOTH
+def test_a_flood_into_our_own_channel_is_bounded_and_no_pass(mode: Sandbox) -> None:
+    program = (
+        "import os\nfor fd in range(3, 20):\n    try:\n"
+        "        for _ in range(100): os.write(fd, b'x' * (1 << 16))\n"
+        "    except OSError: pass"
+    )
+    assert passes(program, "", sandbox=mode) is False
+
+
+@BOTH
+def test_outcomes_repeat(mode: Sandbox) -> None:
+    """The order of a set of texts and the numbers drawn are the same each time."""
+    program = "import random\nseen = [*{str(n) for n in range(50)}, random.random()]"
+    order = subprocess.run(
+        [sys.executable, "-c", f"import random; random.seed(0)\n{program}\nprint(seen)"],
+        env={"PYTHONHASHSEED": "0"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    for _ in range(2):
+        assert passes(program, f"assert seen == {order}", sandbox=mode) is True
+
+
+def test_without_unshare_the_recipe_has_to_opt_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox.shutil, "which", lambda _: None)
+    with pytest.raises(SandboxError, match="there is no `unshare`"):
+        passes("", "", sandbox="isolated")
+    with pytest.raises(ConfigError, match=r"no `unshare`.*or set runtime\.sandbox: limits") as one:
+        require_sandbox("isolated")
+    assert len(str(one.value).splitlines()) == 1
+    require_sandbox("limits")
+
+
+def test_namespaces_that_are_refused_are_told_and_nothing_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusing = tmp_path / "unshare"
+    refusing.write_text("#!/bin/sh\necho 'unshare failed: Operation not permitted' >&2\nexit 1\n")
+    refusing.chmod(0o755)
+    monkeypatch.setattr(sandbox.shutil, "which", lambda _: str(refusing))
+    touched = tmp_path / "touched"
+    with pytest.raises(SandboxError, match="unshare failed: Operation not permitted"):
+        passes(f"open({str(touched)!r}, 'w')", "", sandbox="isolated")
+    assert not touched.exists()
+
+
+@LINUX
+@pytest.mark.skipif(os.geteuid() == 0, reason="root could seal the real files")
+def test_a_sandbox_that_does_not_close_runs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here without a mount namespace of its own, which `isolated` must not go on without."""
+    harmless = tmp_path / "unshare"
+    harmless.write_text('#!/bin/sh\nwhile [ "$1" != -- ]; do shift; done\nshift\nexec "$@"\n')
+    harmless.chmod(0o755)
+    monkeypatch.setattr(sandbox.shutil, "which", lambda _: str(harmless))
+    with pytest.raises(SandboxError, match="can't make files read-only: Operation not permitted"):
+        passes("", "", sandbox="isolated")
