@@ -1,5 +1,6 @@
 # make setup   an environment in .venv, from the locks        make test   setup, then the tests
 # make demo    setup, then the whole pipeline on a small model make lint   ruff and mypy
+# make test-slow  setup, then the tests that take long: kills, several processes, Prefect
 # make lock    write the locks again (UPGRADE=--upgrade)       make bench  one JSON line a figure
 # make clean   remove caches and builds
 #
@@ -11,7 +12,8 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 TESTS ?=
-TEST_SECONDS ?= 600
+TEST_SECONDS ?= 900
+SLOW_SECONDS ?= 5400
 UPGRADE ?=
 
 VENV := .venv
@@ -27,7 +29,7 @@ COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generat
 HEADER := Written by 'make lock'. Install with: pip install --no-deps --require-hashes
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench lock clean
+.PHONY: help setup demo test test-slow lint bench lock clean
 
 help:
 	@sed -n '/^$$/q;s/^# \{0,1\}//p' Makefile
@@ -65,6 +67,9 @@ demo: $(DEMO_READY)
 
 test: $(READY)
 	@$(PY) -m pytest --session-timeout=$(TEST_SECONDS) $(TESTS)
+
+test-slow: $(READY)
+	@$(PY) -m pytest -m slow --session-timeout=$(SLOW_SECONDS) $(TESTS)
 
 lint: $(READY)
 	@$(VENV)/bin/ruff check

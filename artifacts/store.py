@@ -61,6 +61,7 @@ class Store:
     def __init__(self, root: Path, *, writable: bool) -> None:
         self.root = root
         self._writable = writable
+        self._opened = _directory(root)
         self._actions = root / "actions"
         self._runs = root / "runs"
         self._tmp = root / "tmp"
@@ -318,6 +319,20 @@ class Store:
     def _require_writable(self, what: str) -> None:
         if not self._writable:
             raise StoreError(f"cannot {what}: {self.root} was opened with create=False")
+        if _directory(self.root) != self._opened:
+            raise StoreError(
+                f"cannot {what}: {self.root} is not the directory that was opened; it has gone "
+                "away, or another lies in its place (unmounted?): bring it back and run it again"
+            )
+
+
+def _directory(root: Path) -> tuple[int, int] | None:
+    """Which directory this is: where a disk was unmounted, another has its name."""
+    try:
+        found = root.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _prepare(root: Path) -> None:

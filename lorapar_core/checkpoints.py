@@ -69,7 +69,7 @@ def keep(
     partial = folder / f".partial-{os.getpid()}-{os.urandom(4).hex()}"
     target = folder / f"step-{step:08}"
     try:
-        partial.mkdir(parents=True)
+        partial.mkdir()  # its parent is there, or the disk has gone away
         fill(partial)
         facts = {
             "format": FORMAT,
@@ -97,8 +97,9 @@ def keep(
     return target
 
 
-def sweep(folder: Path) -> None:
-    """Remove what a killed process left half written or half removed."""
+def prepare(folder: Path) -> None:
+    """Make the folder, and remove what a killed process left half written or half removed."""
+    folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob(".*"):
         shutil.rmtree(left)
 

@@ -74,7 +74,7 @@ def run_training(spec: Spec, out: Path, train: Callable[[Spec, Journal, Path], N
             ranks.part()
         return
     with sole_trainer(spec.scratch):
-        checkpoints.sweep(spec.scratch / CHECKPOINTS)
+        checkpoints.prepare(spec.scratch / CHECKPOINTS)
         if spec.runtime.nodes * spec.runtime.processes > 1:
             train_in_ranks(spec, out)
         else:

@@ -217,6 +217,26 @@ def test_a_full_disk_ends_with_one_line_and_a_checkpoint_that_serves(
     assert [entry["step"] for entry in runs.ending().resumed] == [7]
 
 
+def test_a_store_that_goes_away_ends_the_run_and_serves_when_it_is_back(
+    runs: Runs, straight: Straight
+) -> None:
+    def take_away() -> None:
+        while not list(runs.store.glob("scratch/*/checkpoints/step-*3")):
+            time.sleep(0.001)
+        runs.store.rename(runs.folder / "away")
+
+    taking = threading.Thread(target=take_away)
+    taking.start()
+    assert runs.run() == 1
+    taking.join()
+    last = runs.said.splitlines()[-1]
+    assert "it has gone away, or another lies" in last or "No such file or directory" in last
+    assert not runs.store.exists()
+    (runs.folder / "away").rename(runs.store)
+    check(runs, straight("grpo")[0])
+    assert runs.ending().resumed[0]["step"] >= 2
+
+
 def test_a_second_trainer_of_the_same_scratch_waits(
     runs: Runs, straight: Straight, caplog: pytest.LogCaptureFixture
 ) -> None:

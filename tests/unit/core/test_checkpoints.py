@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lorapar_core import checkpoints
-from lorapar_core.checkpoints import MANIFEST, Checkpoint, keep, newest, read, sweep
+from lorapar_core.checkpoints import MANIFEST, Checkpoint, keep, newest, prepare, read
 from lorapar_core.errors import TrainingError
 from lorapar_core.surroundings import difference, require_same
 
@@ -23,6 +23,7 @@ def kept(folder: Path, step: int, **changed: Any) -> Path:
         (directory / "state.safetensors").write_bytes(bytes(range(100)))
 
     facts = {"fill": fill, "step": step, "total": 9, "identity": "a" * 64, "surroundings": HERE}
+    folder.mkdir(exist_ok=True)
     return keep(folder, **{**facts, **changed})
 
 
@@ -137,6 +138,26 @@ def test_a_disk_that_refuses_leaves_what_was_kept(tmp_path: Path) -> None:
     assert found.step == 2
 
 
+def test_a_folder_that_has_gone_away_is_not_made_anew(tmp_path: Path) -> None:
+    """A disk that was unmounted leaves its mount point, and what is written there is lost."""
+    kept(tmp_path / "disk", 2)
+
+    def gone(directory: Path) -> None:
+        raise AssertionError(directory)
+
+    (tmp_path / "disk").rename(tmp_path / "away")
+    with pytest.raises(TrainingError, match=r"step 3 can't be written to .*No such file"):
+        keep(
+            tmp_path / "disk",
+            fill=gone,
+            step=3,
+            total=9,
+            identity="a" * 64,
+            surroundings=HERE,
+        )
+    assert not (tmp_path / "disk").exists()
+
+
 def test_what_a_kill_left_is_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept(tmp_path, 2)
     monkeypatch.setattr(checkpoints, "_seal", _die)
@@ -145,7 +166,7 @@ def test_what_a_kill_left_is_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         kept(tmp_path, 3)
     monkeypatch.undo()
     assert len(list(tmp_path.iterdir())) == 2
-    sweep(tmp_path)
+    prepare(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000002"]
 
 
