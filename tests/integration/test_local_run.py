@@ -30,7 +30,12 @@ from flows import cli
 pytestmark = pytest.mark.filterwarnings("ignore:Logger 'lorapar:UserWarning")
 ROOT = Path(__file__).parents[2]
 FROM_PARTITION = {"partition", "sft", "evaluate[sft]", "grpo", "evaluate[grpo]", "report"}
-TIMED = {"vote[first/0]/vote_log.parquet", "vote[second/0]/vote_log.parquet"}
+TIMED = {
+    "vote[first/0]/vote_log.parquet",
+    "vote[second/0]/vote_log.parquet",
+    "sft/metrics.jsonl",
+    "grpo/metrics.jsonl",
+}
 """Roles that hold times, and that nothing reads."""
 
 
@@ -224,6 +229,29 @@ def test_another_test_set_asks_no_teacher_again(copy: Computed) -> None:
     assert done.summary["metrics"]["base"]["n"] == 7
 
 
+@pytest.mark.slow
+def test_stages_are_an_ordered_list(copy: Computed) -> None:
+    """Reversed as in the paper's ablation, repeated, and left out altogether."""
+    order = (
+        "stages=[{kind: grpo, system: 2}, {kind: sft, system: 1}, "
+        "{kind: grpo, system: all, data: all, epochs: 0.5}]"
+    )
+    done = run(copy.recipe, copy.store, order)
+    assert done.code == 0, done.error
+    names = list(done.summary["stages"])
+    after = names[names.index("evaluate[base]") + 1 :]
+    assert after == [
+        *("grpo", "evaluate[grpo]", "sft", "evaluate[sft]"),
+        *("grpo[2]", "evaluate[grpo[2]]", "report"),
+    ]
+    assert set(after) <= done.actions("computed")
+    adapters = {done.summary["artifacts"][f"{name}/adapter"] for name in ("grpo", "sft", "grpo[2]")}
+    assert len(adapters) == 3
+    none = run(copy.recipe, copy.store, "stages=[]")
+    assert none.code == 0, none.error
+    assert list(none.summary["metrics"]) == ["base"]
+
+
 # Harm
 
 
@@ -342,7 +370,10 @@ def test_results_hang_on_no_hash_seed_and_no_store_path(
     assert first == second
 
 
-def test_an_interrupted_run_says_so_and_leaves_no_process(copy: Computed) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_says_so_and_leaves_no_process(
+    copy: Computed, number: signal.Signals
+) -> None:
     program = (
         "import signal, sys\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest may ignore it\n"
@@ -361,12 +392,17 @@ def test_an_interrupted_run_says_so_and_leaves_no_process(copy: Computed) -> Non
     assert child.stderr is not None
     assert any(line.startswith("partition") and "computed" in line for line in child.stderr)
     family = psutil.Process(child.pid).children(recursive=True)
-    os.killpg(child.pid, signal.SIGINT)  # as Ctrl-C does, to all of them
+    if number == signal.SIGINT:
+        os.killpg(child.pid, number)  # as Ctrl-C does, to all of them
+    else:
+        child.send_signal(number)
     _, error = child.communicate(timeout=30)
-    assert child.returncode == 130
+    assert child.returncode == 128 + number
     *others, last = error.splitlines()
-    assert last == "lorapar: stopped; what is finished is kept"
-    assert [line for line in others if "cached" not in line] == [], "no traceback"
+    word = "stopped" if number == signal.SIGINT else "stopping"
+    assert last == f"lorapar: {word}; what is finished is kept"
+    told = ("cached", "computed", " loss ")  # the stage under way may end yet
+    assert [line for line in others if not any(word in line for word in told)] == []
     _, alive = psutil.wait_procs(family, timeout=10)
     assert alive == []
     names = [record.name for record in Store.open(copy.store).records()]
