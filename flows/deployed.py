@@ -92,8 +92,8 @@ TASKS = {
 
 
 def _died(_task: Any, _run: Any, state: State[Any]) -> bool:
-    """Whether a stage's process ended without saying why: out of memory, or killed. What a stage
-    refuses it would refuse again."""
+    """Whether a stage's process was killed, or failed with an error that isn't ours, such as a lack
+    of memory. What a stage refuses it would refuse again."""
     return isinstance(state.result(raise_on_failure=False), StageFailed)
 
 

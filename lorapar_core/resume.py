@@ -161,11 +161,12 @@ class ExactResume:
             self._load_kept(begun.path)
             return
         with stop_request() as stop:
+            keeping = _Keeping(self.journal, stop)
             trainer.remove_callback(PrinterCallback)  # it tells again what `Figures` reports
-            trainer.add_callback(_Keeping(self.journal, stop))
+            trainer.add_callback(keeping)
             trainer.train(resume_from_checkpoint=str(begun.path) if begun else None)
         step, total = trainer.state.global_step, trainer.state.max_steps
-        if step < total:
+        if keeping.stopped and step < total:
             raise Stopped(f"stopped after step {step} of {total}; it goes on from there")
 
     def _save_into(self, folder: Path, own: Sequence[Any]) -> None:
@@ -241,13 +242,15 @@ class _Keeping(TrainerCallback):
         self._every_s = journal.every_s
         self._stop = stop
         self._last = time.monotonic()
+        self.stopped = False
+        """Whether some process was asked to end."""
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         due = ranks.any_of(time.monotonic() - self._last >= self._every_s)
         last = state.global_step >= state.max_steps
-        stop = ranks.any_of(self._stop.made)
-        control.should_save = due or last or stop
-        control.should_training_stop |= stop
+        self.stopped = ranks.any_of(self._stop.made)
+        control.should_save = due or last or self.stopped
+        control.should_training_stop |= self.stopped
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._last = time.monotonic()
