@@ -23,10 +23,12 @@ from lorapar_core.answers import answer_format
 from lorapar_core.config import GrpoConfig
 from lorapar_core.errors import TrainingError
 from lorapar_core.examples import token_rows
+from lorapar_core.label_logprobs import LabelLogProbs
 from lorapar_core.loading import load_tokenizer
 from lorapar_core.optimizers import optimizer_class
 from lorapar_core.parquet import read_table, write_table
 from lorapar_core.rewards import REWARDS
+from lorapar_core.rollout import Rollout
 from lorapar_core.spec import Spec
 from lorapar_core.training import (
     MaskedTraining,
@@ -40,7 +42,7 @@ from lorapar_core.training import (
 RewardFunction = Callable[..., list[float]]
 
 
-class MaskedGrpoTrainer(MaskedTraining, GRPOTrainer):
+class MaskedGrpoTrainer(MaskedTraining, Rollout, LabelLogProbs, GRPOTrainer):
     """GRPOTrainer that trains active elements only, on prompts tokenised beforehand."""
 
     prompt_tokens: dict[str, list[int]]

@@ -18,6 +18,7 @@ from trl import SFTTrainer
 from lorapar_core.config import SftConfig
 from lorapar_core.examples import token_rows
 from lorapar_core.gradients import IGNORED
+from lorapar_core.label_logprobs import LabelLogProbs
 from lorapar_core.loading import load_tokenizer
 from lorapar_core.optimizers import optimizer_class
 from lorapar_core.spec import Spec
@@ -31,7 +32,7 @@ from lorapar_core.training import (
 )
 
 
-class MaskedSftTrainer(MaskedTraining, SFTTrainer):
+class MaskedSftTrainer(MaskedTraining, LabelLogProbs, SFTTrainer):
     """SFTTrainer that trains active elements only."""
 
 
