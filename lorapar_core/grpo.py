@@ -31,6 +31,7 @@ from lorapar_core.config import GrpoConfig
 from lorapar_core.errors import TrainingError
 from lorapar_core.examples import token_rows
 from lorapar_core.figures import Figures
+from lorapar_core.label_logprobs import LabelLogProbs
 from lorapar_core.loading import (
     ADAPTER_WEIGHTS,
     adapter_parameters,
@@ -41,6 +42,7 @@ from lorapar_core.optimizers import optimizer_class
 from lorapar_core.parquet import read_table
 from lorapar_core.resume import ExactResume, Journal, run_training
 from lorapar_core.rewards.registry import Reward, reward_named
+from lorapar_core.rollout import Rollout
 from lorapar_core.spec import Spec
 from lorapar_core.training import (
     MaskedTraining,
@@ -65,7 +67,7 @@ class EpochSampler(RepeatSampler):
             self.generator.manual_seed((self.seed or 0) + epoch)
 
 
-class MaskedGrpoTrainer(ExactResume, Clocked, MaskedTraining, GRPOTrainer):
+class MaskedGrpoTrainer(ExactResume, Clocked, MaskedTraining, Rollout, LabelLogProbs, GRPOTrainer):
     """GRPOTrainer that trains active elements only, on prompts tokenised beforehand."""
 
     prompt_tokens: dict[str, list[int]]

@@ -21,6 +21,7 @@ from lorapar_core.config import SftConfig
 from lorapar_core.examples import token_rows
 from lorapar_core.figures import Figures
 from lorapar_core.gradients import IGNORED
+from lorapar_core.label_logprobs import LabelLogProbs
 from lorapar_core.loading import load_tokenizer
 from lorapar_core.optimizers import optimizer_class
 from lorapar_core.resume import ExactResume, Journal, run_training
@@ -34,7 +35,7 @@ from lorapar_core.training import (
 )
 
 
-class MaskedSftTrainer(ExactResume, Clocked, MaskedTraining, SFTTrainer):
+class MaskedSftTrainer(ExactResume, Clocked, MaskedTraining, LabelLogProbs, SFTTrainer):
     """SFTTrainer that trains active elements only, and may be killed."""
 
 

@@ -5,6 +5,7 @@ The functions belong to the product or to a library; nothing in the product know
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import signal
@@ -72,6 +73,7 @@ def _killing(
 ) -> Callable[..., Any]:
     came = 0
 
+    @functools.wraps(function)  # who looks at its signature sees the same
     def killing(*arguments: Any, **named: Any) -> Any:
         nonlocal came
         came += 1

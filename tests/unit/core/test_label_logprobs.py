@@ -1,0 +1,273 @@
+"""The forward that computes the head at labels only, beside trl's own."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    GPTNeoXConfig,
+    MistralConfig,
+    Qwen2Config,
+    Qwen2MoeConfig,
+)
+from trl.trainer.utils import add_fused_lm_head
+
+from lorapar_core import label_logprobs
+from lorapar_core.gradients import IGNORED
+from lorapar_core.loading import load_base
+
+VOCABULARY = 97
+TINY = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+}
+SEVERAL = {
+    "qwen2": Qwen2Config(**TINY),
+    "mistral, sliding window": MistralConfig(**TINY, sliding_window=4),
+    "gpt-neox": GPTNeoXConfig(**{**TINY, "num_key_value_heads": 2}),
+}
+OTHERS = {
+    "logits softly capped": Gemma2Config(**TINY, final_logit_softcapping=30.0),
+    "routers' logits": Qwen2MoeConfig(
+        **TINY, moe_intermediate_size=16, num_experts=2, output_router_logits=True
+    ),
+}
+Batch = dict[str, torch.Tensor]
+
+
+def batch(*rows: tuple[str, int, int], left: bool = False) -> Batch:
+    """Of (what the prompt is drawn by, its tokens, the answer's); answers differ.
+
+    Padded on the right, or prompts on the left and answers on the right, as trl's GRPO has them.
+    """
+    widest = max(prompt for _, prompt, _ in rows)
+    pieces = []
+    for number, (name, prompt, answer) in enumerate(rows):
+        asked = torch.randint(6, VOCABULARY, (prompt,), generator=generator(len(name) + ord(name)))
+        answered = torch.randint(6, VOCABULARY, (answer,), generator=generator(1000 + number))
+        pieces.append((widest - prompt if left else 0, asked, answered))
+    width = max(gap + len(asked) + len(answered) for gap, asked, answered in pieces)
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    mask, labels = torch.zeros_like(ids), torch.full_like(ids, IGNORED)
+    for row, (gap, asked, answered) in enumerate(pieces):
+        middle, end = gap + len(asked), gap + len(asked) + len(answered)
+        ids[row, gap:end] = torch.cat([asked, answered])
+        mask[row, gap:end] = 1
+        labels[row, middle:end] = answered
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+BATCHES = {
+    "one row": batch(("a", 5, 7)),
+    "padded": batch(("a", 5, 7), ("b", 2, 12), ("c", 9, 3), ("d", 1, 1)),
+    "groups": batch(*(("a", 5, n) for n in (7, 1, 12)), *(("b", 9, n) for n in (3, 4)), left=True),
+    "a group, and one alone": batch(("a", 5, 3), ("b", 3, 4), ("a", 5, 9), left=True),
+    "prompts of one token": batch(("a", 1, 3), ("a", 1, 6), ("b", 4, 2), left=True),
+}
+
+
+def adapted(config: Any) -> Any:
+    """A random model of two layers with a random adapter, with trl's head."""
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_config(config) if not isinstance(config, Path) else None
+    base = base or load_base(config, dtype="float32")
+    model = get_peft_model(base, LoraConfig(r=2, target_modules="all-linear"))
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.1)
+    add_fused_lm_head(base, temperature=0.7, outputs=("log_probs", "entropy", "is_top1"))
+    return model
+
+
+def both(config: Any) -> tuple[Any, Any]:
+    """trl's and ours, of the same weights."""
+    trls, ours = adapted(config), adapted(config)
+    label_logprobs.install(ours.get_base_model(), temperature=0.7)
+    return trls, ours
+
+
+def result(model: Any, inputs: Batch) -> tuple[Any, torch.Tensor]:
+    """Outputs, and the gradient of a loss in which every position has its own weight."""
+    outputs = model(**inputs, use_cache=False, fused_lm_head=True)
+    weights = torch.linspace(-1, 2, outputs.log_probs.numel()).view_as(outputs.log_probs)
+    (weights * outputs.log_probs + outputs.log_probs.exp()).sum().backward()
+    gradient = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
+    model.zero_grad()
+    return outputs, torch.cat(gradient)
+
+
+def assert_alike(trls: Any, ours: Any, inputs: Batch, *, rounding: float = 1e-5) -> None:
+    (expected, slope), (found, our_slope) = result(trls, inputs), result(ours, inputs)
+    assert found.loss.item() == pytest.approx(expected.loss.item(), rel=rounding)
+    assert torch.equal(found.label_mask, expected.label_mask)
+    assert torch.equal(found.is_top1, expected.is_top1)
+    for name in ("log_probs", "entropy"):
+        theirs, found_values = getattr(expected, name), getattr(found, name)
+        assert theirs.dtype == found_values.dtype
+        assert torch.allclose(found_values, theirs, rtol=rounding, atol=10 * rounding), name
+    assert slope.norm() > 0
+    assert (our_slope - slope).norm() < 10 * rounding * slope.norm()
+
+
+@contextmanager
+def counted_tokens(model: Any) -> Iterator[list[int]]:
+    """Tokens that each pass takes through the layers."""
+    passes: list[int] = []
+
+    def count(_module: Any, _args: Any, inputs: dict[str, Any]) -> None:
+        passes.append(inputs["input_ids"].numel())
+
+    body = model.get_base_model().base_model
+    handle = body.register_forward_pre_hook(count, with_kwargs=True)
+    try:
+        yield passes
+    finally:
+        handle.remove()
+
+
+@pytest.fixture
+def no_trl(monkeypatch: pytest.MonkeyPatch) -> None:
+    """trl's head fails, so that what is compared with it can't be it."""
+
+    def fail(*_: Any) -> Any:
+        raise AssertionError("trl's head was asked")
+
+    from trl.trainer import utils
+
+    monkeypatch.setattr(utils._ChunkedLogProbFunction, "apply", fail)
+
+
+@pytest.mark.parametrize("inputs", BATCHES.values(), ids=list(BATCHES))
+@pytest.mark.parametrize("tokens", [1, 16, 768])
+def test_all_as_trl(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, inputs: Batch, tokens: int
+) -> None:
+    monkeypatch.setattr(label_logprobs, "PASS_TOKENS", tokens)
+    assert_alike(*both(tiny_model), inputs)
+
+
+@pytest.mark.parametrize("config", SEVERAL.values(), ids=list(SEVERAL))
+@pytest.mark.parametrize("inputs", [BATCHES["padded"], BATCHES["groups"]], ids=["padded", "groups"])
+def test_all_as_trl_in_other_models(config: Any, inputs: Batch) -> None:
+    assert_alike(*both(copy.deepcopy(config)), inputs)
+
+
+@pytest.mark.parametrize("config", OTHERS.values(), ids=list(OTHERS))
+def test_models_that_keep_trls_forward(config: Any) -> None:
+    model = adapted(copy.deepcopy(config)).get_base_model()
+    before = model.forward
+    label_logprobs.install(model, temperature=0.7)
+    assert model.forward is before
+
+
+def test_a_trained_head_keeps_trls_forward(tiny_model: Path) -> None:
+    model = adapted(tiny_model).get_base_model()
+    before = model.forward
+    model.get_output_embeddings().weight.requires_grad_(True)
+    label_logprobs.install(model, temperature=0.7)
+    assert model.forward is before
+
+
+def without_a_label(inputs: Batch) -> Batch:
+    labels = inputs["labels"].clone()
+    labels[1] = IGNORED
+    return {**inputs, "labels": labels}
+
+
+def with_a_gap(inputs: Batch) -> Batch:
+    mask = inputs["attention_mask"].clone()
+    mask[0, 2] = 0
+    return {**inputs, "attention_mask": mask}
+
+
+def with_positions(inputs: Batch) -> Batch:
+    ids = inputs["input_ids"]
+    return {**inputs, "position_ids": torch.arange(ids.shape[1]).expand_as(ids)}
+
+
+@pytest.mark.parametrize("change", [without_a_label, with_a_gap, with_positions])
+def test_calls_that_keep_trls_forward(tiny_model: Path, change: Callable[[Batch], Batch]) -> None:
+    trls, ours = both(tiny_model)
+    inputs = change(BATCHES["padded"])
+    assert torch.equal(result(ours, inputs)[1], result(trls, inputs)[1])
+
+
+def test_trls_own_head_is_not_asked(tiny_model: Path, no_trl: None) -> None:
+    trls, ours = both(tiny_model)
+    assert result(ours, BATCHES["groups"])[1].norm() > 0
+    with pytest.raises(AssertionError, match="trl's head was asked"):
+        result(trls, BATCHES["groups"])
+
+
+def test_a_common_prompt_is_computed_once(tiny_model: Path) -> None:
+    _, ours = both(tiny_model)
+    with counted_tokens(ours) as passes:
+        result(ours, BATCHES["groups"])
+    # Each prompt but its last token; then that one and all but the last of 12 (or 4) answer tokens.
+    assert passes == [4, 3 * 12, 8, 2 * 4]
+
+
+def test_long_rows_are_not_padded_to(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(label_logprobs, "PASS_TOKENS", 30)
+    _, ours = both(tiny_model)
+    with counted_tokens(ours) as passes:
+        result(ours, BATCHES["padded"])
+    assert passes == [2 * 11, 2 * 13]  # of 1 and 11, and of 11 and 13; at once it were 4 * 13
+
+
+def test_no_random_number_is_drawn(tiny_model: Path) -> None:
+    _, ours = both(tiny_model)
+    before = torch.get_rng_state()
+    result(ours, BATCHES["groups"])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_rows_share_no_dropout(tiny_model: Path) -> None:
+    _, ours = both(tiny_model)
+    base = ours.get_base_model()
+    assert label_logprobs._expands(base)
+    base.model.layers[0].self_attn.q_proj.lora_dropout["default"] = torch.nn.Dropout(0.1).train()
+    assert not label_logprobs._expands(base)
+    assert label_logprobs._expands(base.eval())
+
+
+def test_with_activation_checkpointing(tiny_model: Path) -> None:
+    trls, ours = both(tiny_model)
+    ours.get_base_model().gradient_checkpointing_enable({"use_reentrant": False})
+    ours.get_base_model().enable_input_require_grads()
+    ours.train()
+    assert_alike(trls, ours, BATCHES["groups"])
+
+
+def test_in_bfloat16(tiny_model: Path) -> None:
+    trls, ours = both(tiny_model)
+    trls.get_base_model().to(torch.bfloat16)
+    ours.get_base_model().to(torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected, found = (m(**BATCHES["groups"], fused_lm_head=True) for m in (trls, ours))
+    assert torch.allclose(found.log_probs, expected.log_probs, atol=0.15)
+    assert found.log_probs.dtype == expected.log_probs.dtype
+
+
+def test_other_calls_are_untouched(tiny_model: Path) -> None:
+    trls, ours = both(tiny_model)
+    ids = BATCHES["padded"]["input_ids"]
+    assert torch.equal(ours(input_ids=ids).logits, trls(input_ids=ids).logits)
