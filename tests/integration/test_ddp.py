@@ -71,7 +71,11 @@ def start(given: Any, out: Path, *, words: list[str] | None = None) -> subproces
 
 
 def finish(process: subprocess.Popen[str]) -> None:
-    _, said = process.communicate(timeout=200)
+    try:
+        _, said = process.communicate(timeout=250)
+    finally:
+        process.kill()  # where it took too long
+        process.communicate()
     assert process.returncode == 0, said
 
 
