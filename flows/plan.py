@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from artifacts import Store
+from flows import needs
 from flows.pipeline import missing_keys, missing_packages, pipeline
 from lorapar_core.base import locate
 from lorapar_core.config import Recipe
@@ -68,6 +69,5 @@ def plan(recipe: Recipe, *, store: Store) -> dict[str, Any]:
         "absent": [recipe.model.base] if base.path is None else [],
         "missing_packages": missing_packages(recipe),
         "missing_keys": sorted(missing_keys(recipe, environment=os.environ).values()),
-        "memory_gib": None,
-        "disk_gib": None,
+        **needs.told(recipe, missing),
     }
