@@ -35,10 +35,11 @@ LIBRARIES = {"training": 540 * MIB, "other": 410 * MIB}
 """A CPU process after its imports, trl's among them or not. Measured with torch 2.13."""
 CONTEXT = 512 * MIB
 """What CUDA takes of a GPU before the first tensor, about."""
-HOLES = 0.2
-"""On a CPU: freed blocks between kept ones that glibc doesn't hand out again, because an aligned
-block of the same size doesn't fit (before glibc 2.38). Of the activations it is 0 or 0.45, by the
-addresses that a process happens to get; this is the middle."""
+HOLES, HOLES_RECOMPUTED = 0.2, 0.5
+"""On a CPU: what glibc's heap holds in freed blocks that it doesn't hand out again, since an aligned
+block doesn't fit where one of the same size was (until glibc 2.38). As a share of a pass's tensors it
+is 0 or 0.45, by the addresses that a process happens to get; this is the middle. With activation
+checkpointing it is half of what the pass would keep without: the layers make it all the same."""
 HEAD_ROWS, HEAD_COLUMNS = 4096, 32768
 """Positions and tokens of trl's tile of logits."""
 VOTE_TOKENS = 4096
@@ -244,11 +245,13 @@ def moments(recipe: Recipe, setup: Setup) -> Parts:
     tokens = max(recipe.importance.batch_tokens, recipe.sft.max_length)
     rows = tokens // recipe.sft.max_length
     batch = Batch(rows, tokens // rows, per_example=True)
+    kept, head = activations(setup, batch), moments_head(setup, batch)
     return {
         "adapter": setup.elements * FLOAT,
         "gradients": 2 * setup.elements * FLOAT,  # the sums of g and g²
-        "activations": activations(setup, batch),
-        "head": moments_head(setup, batch),
+        "activations": kept,
+        "head": head,
+        **_holes(setup, HOLES * (kept + head)),
     }
 
 
@@ -298,7 +301,6 @@ def estimate(
     parts = {"base weights": weights, **STAGES[stage](recipe, setup)}
     if device == "cpu":
         parts["libraries"] = LIBRARIES["training" if stage in ("sft", "grpo") else "other"]
-        parts["allocator"] = round(HOLES * parts["activations"])
     else:
         parts["libraries"] = CONTEXT
     ordered = sorted(parts.items(), key=lambda part: -part[1])
@@ -331,7 +333,12 @@ def _trained(setup: Setup, optimizer: str) -> Parts:
 
 def _pass(setup: Setup, batch: Batch, *, checkpointing: bool) -> Parts:
     """Parts of a forward and backward pass of trl's trainers."""
-    return {
-        "activations": activations(setup, batch, checkpointing=checkpointing),
-        "head": trl_head(setup, batch),
-    }
+    kept = activations(setup, batch, checkpointing=checkpointing)
+    head = trl_head(setup, batch)
+    made = HOLES_RECOMPUTED * activations(setup, batch) if checkpointing else HOLES * kept
+    return {"activations": kept, "head": head, **_holes(setup, made + HOLES * head)}
+
+
+def _holes(setup: Setup, size: float) -> Parts:
+    """The part that a CPU's heap takes beside what is asked of it."""
+    return {"heap holes": round(size)} if setup.device == "cpu" else {}
