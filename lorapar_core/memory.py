@@ -36,10 +36,11 @@ LIBRARIES = {"training": 540 * MIB, "other": 410 * MIB}
 CONTEXT = 512 * MIB
 """What CUDA takes of a GPU before the first tensor, about."""
 HOLES, HOLES_RECOMPUTED = 0.2, 0.5
-"""On a CPU: what glibc's heap holds in freed blocks that it doesn't hand out again, since an aligned
-block doesn't fit where one of the same size was (until glibc 2.38). As a share of a pass's tensors it
-is 0 or 0.45, by the addresses that a process happens to get; this is the middle. With activation
-checkpointing it is half of what the pass would keep without: the layers make it all the same."""
+"""On a CPU: freed blocks that glibc's heap doesn't hand out again, since an aligned block doesn't
+fit where one of the same size was (until glibc 2.38). As a share of a pass's tensors they are 0 or
+0.45, by the addresses that a process happens to get; this is the middle. With activation
+checkpointing they are half of what the pass would keep without, for the layers make it all the
+same."""
 HEAD_ROWS, HEAD_COLUMNS = 4096, 32768
 """Positions and tokens of trl's tile of logits."""
 VOTE_TOKENS = 4096
