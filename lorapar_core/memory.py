@@ -37,8 +37,8 @@ CONTEXT = 512 * MIB
 """What CUDA takes of a GPU before the first tensor, about."""
 HOLES, HOLES_RECOMPUTED = 0.2, 0.5
 """On a CPU: freed blocks that glibc's heap doesn't hand out again, since an aligned block doesn't
-fit where one of the same size was (until glibc 2.38). As a share of a pass's tensors they are 0 or
-0.45, by the addresses that a process happens to get; this is the middle. With activation
+fit where one of the same size was (measured with glibc 2.36). As a share of a pass's tensors they
+are 0 or 0.45, by the addresses that a process happens to get; this is the middle. With activation
 checkpointing they are half of what the pass would keep without, for the layers make it all the
 same."""
 HEAD_ROWS, HEAD_COLUMNS = 4096, 32768
