@@ -12,11 +12,13 @@ from typing import Any
 from lorapar_core.base import locate
 from lorapar_core.checkpoints import KEPT
 from lorapar_core.config import Recipe, RuntimeConfig
+from lorapar_core.examples import token_rows
 from lorapar_core.memory import (
     FLOAT,
     STAGES,
     Device,
     Estimate,
+    Lengths,
     Setup,
     estimate,
     optimizer_bytes,
@@ -30,24 +32,35 @@ GPU_DRIVER = Path("/dev/nvidiactl")
 _shape_of = cache(read_shape)
 
 
-def memory(recipe: Recipe, missing: Sequence[Action]) -> Estimate | None:
+def longest(recipe: Recipe, tokens: Path | None) -> Lengths:
+    """Of the tokenised examples; without any, as long as the recipe allows."""
+    allowed = Lengths.allowed(recipe)
+    if tokens is None:
+        return allowed
+    rows = {form: token_rows(tokens, form=form).values() for form in ("sft", "grpo")}
+    most = {form: [len(p) + len(a) for p, a in found] for form, found in rows.items()}
+    return Lengths(max(most["sft"], default=allowed.sft), max(most["grpo"], default=allowed.prompt))
+
+
+def memory(recipe: Recipe, missing: Sequence[Action], lengths: Lengths) -> Estimate | None:
     """What the largest of the missing stages' processes needs; nothing where none holds a model.
 
     None where a model isn't here yet, or is of a form that we don't know.
     """
-    found = [_one(recipe, a) for a in missing if a.stage in STAGES and a.place == "device"]
+    held = [action for action in missing if action.stage in STAGES and action.place == "device"]
+    found = [_one(recipe, action, lengths) for action in held]
     known = [one for one in found if one is not None]
     if len(known) < len(found):
         return None
     return max(known, key=lambda one: one.total, default=Estimate("", {}))
 
 
-def _one(recipe: Recipe, action: Action) -> Estimate | None:
+def _one(recipe: Recipe, action: Action, lengths: Lengths) -> Estimate | None:
     shape = _shape(*_model(recipe, action))
     if shape is None:
         return None
     where = device(recipe.runtime)
-    return estimate(action.stage, recipe, shape, device=where, name=action.name)
+    return estimate(action.stage, recipe, shape, device=where, lengths=lengths, name=action.name)
 
 
 def _model(recipe: Recipe, action: Action) -> tuple[str, str]:
@@ -117,9 +130,13 @@ def _checkpoints(recipe: Recipe, action: Action, setup: Setup) -> int:
     return (KEPT + 1) * setup.elements * (FLOAT + state)
 
 
-def told(recipe: Recipe, missing: Sequence[Action]) -> dict[str, Any]:
-    """Both, in GiB, as a plan's fields; null where it isn't known."""
-    found, written = memory(recipe, missing), disk(recipe, missing)
+def told(recipe: Recipe, missing: Sequence[Action], tokens: Path | None) -> dict[str, Any]:
+    """Both, in GiB, as a plan's fields; null where it isn't known.
+
+    `tokens` is the table of stage `prepare`, None before it has run.
+    """
+    found = memory(recipe, missing, longest(recipe, tokens))
+    written = disk(recipe, missing)
     details = found and {
         "stage": found.name,
         "device": device(recipe.runtime),

@@ -9,9 +9,9 @@ autograd keeps, one by one (a test compares it with those that torch saves). Two
 measured, on a CPU: what a process holds once the libraries are imported, and the share of the
 activations that glibc's heap leaves in holes (`HOLES`).
 
-It is an upper bound where the recipe is one: every row is as long as the recipe lets it be, and
-every element of the adapter is active, for theta's share isn't known before the partition. A
-process reads its host's memory too: what is told for a GPU is the GPU's alone.
+It is an upper bound: of rows as long as the longest (`Lengths`), and with every element of the
+adapter active, for theta's share isn't known before the partition. A process reads its host's
+memory too: what is told for a GPU is the GPU's alone.
 """
 
 from __future__ import annotations
@@ -67,6 +67,26 @@ class Estimate:
     def total(self) -> int:
         """Bytes."""
         return sum(self.parts.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """Tokens of the longest row."""
+
+    sft: int
+    """Prompt and answer, in scoring and SFT."""
+    prompt: int
+    """GRPO's prompt, and the test problems'."""
+
+    @classmethod
+    def allowed(cls, recipe: Recipe) -> Lengths:
+        """As long as the recipe lets them be: the question, and what is put around it."""
+        section = recipe.grpo
+        if section.prompt == "as_sft" and recipe.sft.prompt == "question_eos":
+            return cls(recipe.sft.max_length, section.max_prompt_length + 1)
+        system = len(section.system_prompt.encode()) if section.prompt == "tags" else 0
+        around = system // TOKEN_BYTES + TEMPLATE_TOKENS
+        return cls(recipe.sft.max_length, section.max_prompt_length + around)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,12 +212,12 @@ def generation(setup: Setup, *, rows: int, prompt: int, new: int, draws: int) ->
     }
 
 
-def sft(recipe: Recipe, setup: Setup) -> Parts:
-    """Parts of the largest micro-batch, every row of `sft.max_length` tokens."""
+def sft(recipe: Recipe, setup: Setup, lengths: Lengths) -> Parts:
+    """Parts of the largest micro-batch."""
     section = recipe.sft
     batch = Batch(
         section.batch_size,
-        section.max_length,
+        lengths.sft,
         masked=section.batch_size > 1,
         dropout=recipe.lora.dropout > 0,
     )
@@ -207,10 +227,10 @@ def sft(recipe: Recipe, setup: Setup) -> Parts:
     }
 
 
-def grpo(recipe: Recipe, setup: Setup) -> Parts:
+def grpo(recipe: Recipe, setup: Setup, lengths: Lengths) -> Parts:
     """Parts of a training pass or of generation, whichever takes more."""
     section = recipe.grpo
-    prompt = grpo_prompt(recipe)
+    prompt = lengths.prompt
     new = section.max_completion_length
     batch = Batch(section.batch_size, prompt + new, masked=True)
     generating = generation(
@@ -226,25 +246,16 @@ def grpo(recipe: Recipe, setup: Setup) -> Parts:
     return {**_trained(setup, section.optimizer), "reference": reference, **larger}
 
 
-def grpo_prompt(recipe: Recipe) -> int:
-    """Tokens of the longest prompt: the question, and what is put around it."""
-    section = recipe.grpo
-    if section.prompt == "as_sft" and recipe.sft.prompt == "question_eos":
-        return section.max_prompt_length + 1
-    system = len(section.system_prompt.encode()) if section.prompt == "tags" else 0
-    return section.max_prompt_length + system // TOKEN_BYTES + TEMPLATE_TOKENS
-
-
 def has_reference(section: GrpoConfig, recipe: Recipe) -> bool:
     """Whether GRPO holds another adapter for its KL term."""
     plain = section.kl_reference == "base" and recipe.lora.init == "gaussian"
     return section.kl_coefficient > 0 and not plain
 
 
-def moments(recipe: Recipe, setup: Setup) -> Parts:
+def moments(recipe: Recipe, setup: Setup, lengths: Lengths) -> Parts:
     """Parts of scoring a batch of `importance.batch_tokens`, or of one longer row."""
-    tokens = max(recipe.importance.batch_tokens, recipe.sft.max_length)
-    rows = tokens // recipe.sft.max_length
+    tokens = max(recipe.importance.batch_tokens, lengths.sft)
+    rows = tokens // lengths.sft
     batch = Batch(rows, tokens // rows, per_example=True)
     kept, head = activations(setup, batch), moments_head(setup, batch)
     return {
@@ -256,15 +267,15 @@ def moments(recipe: Recipe, setup: Setup) -> Parts:
     }
 
 
-def evaluate(recipe: Recipe, setup: Setup) -> Parts:
+def evaluate(recipe: Recipe, setup: Setup, lengths: Lengths) -> Parts:
     """Parts of greedy answers to `evaluation.batch_tokens` side by side."""
-    section, prompt = recipe.evaluation, grpo_prompt(recipe)
+    section, prompt = recipe.evaluation, lengths.prompt
     rows = max(1, section.batch_tokens // (prompt + section.max_new_tokens))
     made = generation(setup, rows=rows, prompt=prompt, new=section.max_new_tokens, draws=2)
     return {"adapter": setup.elements * FLOAT, **made}
 
 
-def vote(_recipe: Recipe, setup: Setup) -> Parts:
+def vote(_recipe: Recipe, setup: Setup, _lengths: Lengths) -> Parts:
     """Parts of a local teacher's batch; the prompts' common beginning is copied to every row."""
     rows = VOTE_TOKENS // VOTE_QUESTION
     batch = Batch(rows, VOTE_QUESTION, masked=True)
@@ -275,7 +286,7 @@ def vote(_recipe: Recipe, setup: Setup) -> Parts:
     }
 
 
-STAGES: Mapping[str, Callable[[Recipe, Setup], Parts]] = {
+STAGES: Mapping[str, Callable[[Recipe, Setup, Lengths], Parts]] = {
     "sft": sft,
     "grpo": grpo,
     "moments": moments,
@@ -286,20 +297,30 @@ STAGES: Mapping[str, Callable[[Recipe, Setup], Parts]] = {
 
 
 def estimate(
-    stage: str, recipe: Recipe, shape: ModelShape, *, device: Device, name: str = ""
+    stage: str,
+    recipe: Recipe,
+    shape: ModelShape,
+    *,
+    device: Device,
+    lengths: Lengths | None = None,
+    name: str = "",
 ) -> Estimate | None:
     """What a stage's process needs; None if `lora.modules` names others than we know.
 
     Args:
         stage: one of `STAGES`.
         shape: the model's that it runs: the base's, or a local teacher's.
+        lengths: the longest rows; those that the recipe allows if nobody has tokenised any.
         name: what people call it, if not `stage`.
     """
     setup = setup_of(recipe, shape, device)
     if setup is None:
         return None
     weights = shape.parameters * setup.width
-    parts = {"base weights": weights, **STAGES[stage](recipe, setup)}
+    parts = {
+        "base weights": weights,
+        **STAGES[stage](recipe, setup, lengths or Lengths.allowed(recipe)),
+    }
     if device == "cpu":
         parts["libraries"] = LIBRARIES["training" if stage in ("sft", "grpo") else "other"]
     else:

@@ -16,7 +16,10 @@ from flows import needs
 from flows.cli import main
 from flows.plan import plan
 from lorapar_core.config import RuntimeConfig
+from lorapar_core.memory import Lengths
 from lorapar_core.model_shape import read_shape
+from lorapar_core.parquet import write_table
+from lorapar_core.prepare import TOKENS
 from lorapar_core.recipe import parse_recipe
 
 ROOT = Path(__file__).parents[3]
@@ -66,9 +69,37 @@ def test_a_person_sees_the_parts_that_count(
 
 
 def test_a_finished_recipe_needs_nothing(tiny_model: Path) -> None:
-    told = needs.told(parse_recipe(tiny_recipe(tiny_model)), [])
+    told = needs.told(parse_recipe(tiny_recipe(tiny_model)), [], None)
     assert (told["memory_gib"], told["disk_gib"]) == (0.0, 0.0)
     assert needs.memory_line(told) == "memory: no stage that is left holds a model"
+
+
+def test_tokenised_examples_are_as_long_as_they_are(tiny_model: Path, tmp_path: Path) -> None:
+    recipe = parse_recipe(tiny_recipe(tiny_model))
+    assert needs.longest(recipe, None) == Lengths(256, 257)
+    columns = {
+        "example_id": ["a", "b", "a", "b"],
+        "format": ["sft", "sft", "grpo", "grpo"],
+        "prompt_ids": [[1] * 9, [1] * 5, [1] * 12, [1] * 13],
+        "answer_ids": [[2] * 3, [2] * 20, [], []],
+    }
+    write_table(tmp_path / "tokens.parquet", columns, TOKENS)
+    assert needs.longest(recipe, tmp_path / "tokens.parquet") == Lengths(25, 13)
+
+
+def test_a_prepared_recipe_is_planned_by_its_tokens(tiny_model: Path, tmp_path: Path) -> None:
+    from flows.local import LocalRunner
+    from flows.pipeline import pipeline
+    from flows.plan import PlanRunner
+
+    recipe, store = parse_recipe(tiny_recipe(tiny_model)), Store.open(tmp_path / "store")
+    before = plan(recipe, store=store)["memory_gib"]
+    planner = PlanRunner(store, downloads=True)
+    pipeline(recipe, planner)
+    prepare = next(action for action, _ in planner.actions if action.stage == "prepare")
+    with LocalRunner(recipe, store=store, say=lambda _: None) as runner:
+        runner.submit(prepare).result()
+    assert plan(recipe, store=store)["memory_gib"] < before
 
 
 def test_disk_counts_copies_of_the_base_and_all_of_the_adapter(
