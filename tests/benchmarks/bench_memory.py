@@ -1,9 +1,9 @@
 """What `lorapar plan` says of a stage's memory, beside the peak of that stage's process.
 
-A model of SmolLM2-135M's shape with random weights (no byte hangs on them), examples as long as the
-longest of GSM8K's, since an epoch meets those too, and a few steps of each stage: `python -m
-lorapar_core`, on a CPU, with the environment that a run gives it. The peak is the kernel's
-(`ru_maxrss`, pages of the mapped weights among it), the error is predicted / measured - 1.
+A model of SmolLM2-135M's shape with random weights (no byte hangs on them), examples as long as
+GSM8K's (to train on, as the longest: an epoch meets those too), and a few steps of each stage:
+`python -m lorapar_core`, on a CPU, with the environment that a run gives it. The peak is the
+kernel's (`ru_maxrss`, pages of the mapped weights among it), the error predicted / measured - 1.
 
 This process stays small and imports no torch: a child begins with its parent's peak.
 """
@@ -35,8 +35,9 @@ from tasks.train import train
 THREADS = 2
 PROMPT, ANSWER = (25, 110), (40, 165)
 """Shortest and longest of GSM8K's, in tokens."""
-DRAWN, EXAMPLES = 1000, 32
-"""The examples are the longest of so many."""
+DRAWN, EXAMPLES = 1000, 16
+"""Lengths drawn; the first are System 1's examples, which are scored, the longest System 2's, which
+are trained on."""
 QUESTIONS = 448
 """Tokens that the tokenizer knows, and can tell questions apart by."""
 COMPLETION = 32
@@ -97,7 +98,7 @@ def recipe_of(case: Case, folder: Path) -> Recipe:
     fields: dict[str, Any] = {
         "model": {"base": str(folder / "model"), "dtype": "float32"},
         "teachers": [{"name": "self", "provider": "local"}],
-        "importance": {"examples": 4},
+        "importance": {"examples": EXAMPLES},
         "sft": {"max_length": PROMPT[1] + ANSWER[1], "accumulation": 1},
         "grpo": {
             "prompt": "as_sft",
@@ -105,7 +106,7 @@ def recipe_of(case: Case, folder: Path) -> Recipe:
             "max_prompt_length": PROMPT[1],
             "max_completion_length": COMPLETION,
         },
-        "stages": [{"kind": kind, "system": 1, "data": "all"} for kind in ("sft", "grpo")],
+        "stages": [{"kind": kind, "system": 2} for kind in ("sft", "grpo")],
         "runtime": {"device": "cpu", "threads": THREADS},
     }
     for section, values in case.sections.items():
@@ -169,24 +170,25 @@ def write_inputs(folder: Path) -> None:
 
     model = tiny_tokenizer_dir(folder / "model")
     smollm2.smollm2().save_pretrained(model)
-    ids = [f"{number:04}" for number in range(EXAMPLES)]
+    ids = [f"{number:04}" for number in range(2 * EXAMPLES)]
     texts = dict.fromkeys(EXAMPLES_SCHEMA.names, ids)
     write_table(folder / "examples.parquet", texts, EXAMPLES_SCHEMA)
     write_table(folder / "tokens.parquet", token_columns(ids), TOKENS)
-    counts = {name: [0] * EXAMPLES for name in ("votes_for", "votes_against", "abstained")}
-    systems = [1 + number % 2 for number in range(EXAMPLES)]
-    labels = {"example_id": ids, "system": systems, **counts, "agreement": [1.0] * EXAMPLES}
+    none = dict.fromkeys(("votes_for", "votes_against", "abstained"), [0] * len(ids))
+    systems = [1] * EXAMPLES + [2] * EXAMPLES
+    labels = {"example_id": ids, "system": systems, **none, "agreement": [1.0] * len(ids)}
     write_table(folder / "labels.parquet", labels, LABELS)
     lora = {"r": 8, "lora_alpha": 64, "modules": "QKVGUD"}
     tiny_masks(folder / "partitioned", tiny_adapter(folder / "initial", model, **lora))
 
 
 def token_columns(ids: list[str]) -> dict[str, list[Any]]:
-    """Rows of both formats: random tokens, as many as the longest of `DRAWN` examples have."""
+    """Rows of both formats: random tokens, as many as drawn."""
     draw = random.Random(0)
     lengths = [(draw.randint(*PROMPT), draw.randint(*ANSWER)) for _ in range(DRAWN)]
+    chosen = lengths[:EXAMPLES] + sorted(lengths, key=sum)[-EXAMPLES:]
     rows = []
-    for example_id, (prompt, answer) in zip(ids, sorted(lengths, key=sum)[-EXAMPLES:], strict=True):
+    for example_id, (prompt, answer) in zip(ids, chosen, strict=True):
         asked = [draw.randrange(6, QUESTIONS) for _ in range(prompt)]
         told = [draw.randrange(6, smollm2.VOCABULARY) for _ in range(answer)]
         rows += [(example_id, "sft", asked, told), (example_id, "grpo", asked, [])]
