@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, command, summary in (
         ("run", _run, "carry out a recipe in this process, without Prefect"),
-        ("plan", _plan, "show what is cached, what would run, and the votes to buy"),
+        ("plan", _plan, "show what is cached, what would run, and what it would take"),
     ):
         sub = commands.add_parser(name, help=summary, description=summary)
         sub.add_argument("recipe", help="a shipped recipe's name, or a .yaml file")
@@ -161,6 +161,7 @@ def _ending_in_order() -> Iterator[None]:
 
 
 def _plan(options: argparse.Namespace) -> int:
+    from flows.needs import memory_line
     from flows.plan import plan
     from flows.summary import table
 
@@ -174,6 +175,9 @@ def _plan(options: argparse.Namespace) -> int:
     about = "" if planned["votes_exact"] or not planned["votes"] else "about "
     votes = f"votes to buy: {about}{planned['votes']} (cost {cost})"
     print(f"\n{votes}; local: {planned['local_votes']}")
+    print(memory_line(planned))
+    disk = "unknown" if planned["disk_gib"] is None else f"{planned['disk_gib']:.1f} GiB"
+    print(f"disk: {disk}")
     for name in planned["absent"]:
         package = name.removeprefix("gguf:")
         remedy = "a run downloads it from the hub"

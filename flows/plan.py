@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from artifacts import Store
+from artifacts import Ref, Store
+from flows import needs
 from flows.pipeline import missing_keys, missing_packages, pipeline
 from lorapar_core.base import locate
 from lorapar_core.config import Recipe
@@ -68,6 +70,12 @@ def plan(recipe: Recipe, *, store: Store) -> dict[str, Any]:
         "absent": [recipe.model.base] if base.path is None else [],
         "missing_packages": missing_packages(recipe),
         "missing_keys": sorted(missing_keys(recipe, environment=os.environ).values()),
-        "memory_gib": None,
-        "disk_gib": None,
+        **needs.told(recipe, missing, _tokens(runner)),
     }
+
+
+def _tokens(runner: PlanRunner) -> Path | None:
+    """The table of tokens, where `prepare` is cached."""
+    prepared = next(outcome for _, outcome in runner.actions if outcome.stage == "prepare")
+    table = prepared["tokens.parquet"]
+    return runner.store.path(table) if isinstance(table, Ref) else None

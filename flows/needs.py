@@ -1,0 +1,166 @@
+"""What a recipe's missing stages need: memory of the device for the largest, and disk for all."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from lorapar_core.base import locate
+from lorapar_core.checkpoints import KEPT
+from lorapar_core.config import Recipe, RuntimeConfig
+from lorapar_core.examples import token_rows
+from lorapar_core.memory import (
+    FLOAT,
+    STAGES,
+    Device,
+    Estimate,
+    Lengths,
+    Setup,
+    estimate,
+    optimizer_bytes,
+    setup_of,
+)
+from lorapar_core.model_shape import ModelShape, read_shape
+from tasks.action import Action
+
+GIB = 2**30
+GPU_DRIVER = Path("/dev/nvidiactl")
+_shape_of = cache(read_shape)
+
+
+def longest(recipe: Recipe, tokens: Path | None) -> Lengths:
+    """Of the tokenised examples; without any, as long as the recipe allows."""
+    allowed = Lengths.allowed(recipe)
+    if tokens is None:
+        return allowed
+    rows = {form: token_rows(tokens, form=form).values() for form in ("sft", "grpo")}
+    most = {form: [len(p) + len(a) for p, a in found] for form, found in rows.items()}
+    return Lengths(max(most["sft"], default=allowed.sft), max(most["grpo"], default=allowed.prompt))
+
+
+def memory(recipe: Recipe, missing: Sequence[Action], lengths: Lengths) -> Estimate | None:
+    """What the largest of the missing stages' processes needs; nothing where none holds a model.
+
+    None where a model isn't here yet, or is of a form that we don't know.
+    """
+    held = [action for action in missing if action.stage in STAGES and action.place == "device"]
+    found = [_one(recipe, action, lengths) for action in held]
+    known = [one for one in found if one is not None]
+    if len(known) < len(found):
+        return None
+    return max(known, key=lambda one: one.total, default=Estimate("", {}))
+
+
+def _one(recipe: Recipe, action: Action, lengths: Lengths) -> Estimate | None:
+    shape = _shape(*_model(recipe, action))
+    if shape is None:
+        return None
+    where = device(recipe.runtime)
+    return estimate(action.stage, recipe, shape, device=where, lengths=lengths, name=action.name)
+
+
+def _model(recipe: Recipe, action: Action) -> tuple[str, str]:
+    """Name and revision of the model that an action runs."""
+    base = recipe.model.base, recipe.model.revision
+    if action.stage != "vote":
+        return base
+    name = action.config["teacher"]["name"]
+    teacher = next(teacher for teacher in recipe.teachers if teacher.name == name)
+    return (teacher.model, teacher.revision) if teacher.model else base
+
+
+def _shape(model: str, revision: str) -> ModelShape | None:
+    path = locate(model, revision).path
+    return _shape_of(path) if path else None
+
+
+def device(runtime: RuntimeConfig) -> Device:
+    """Where a run on this machine computes, found without torch; unified memory is a CPU's."""
+    if runtime.device != "auto":
+        return "gpu" if runtime.device.startswith("cuda") else "cpu"
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") == ""
+    return "gpu" if sys.platform == "linux" and GPU_DRIVER.exists() and not hidden else "cpu"
+
+
+def disk(recipe: Recipe, missing: Sequence[Action]) -> int | None:
+    """Bytes that the missing stages write, and keep while they work; None where that isn't known.
+
+    Tables, logs and the report, a few MiB, aren't counted, nor is what comes from the hub.
+    """
+    shape = _shape(recipe.model.base, recipe.model.revision)
+    setup = setup_of(recipe, shape, "cpu") if shape else None
+    written = [_written(recipe, action, setup) for action in missing]
+    if setup is None or None in written:
+        return None
+    checkpoints = [_checkpoints(recipe, action, setup) for action in missing]
+    return sum(filter(None, written)) + max(checkpoints, default=0)
+
+
+def _written(recipe: Recipe, action: Action, setup: Setup | None) -> int | None:
+    """Bytes of an action's artifacts."""
+    if action.stage == "dequantize":
+        source = action.inputs["gguf"]
+        path = getattr(source, "path", None)
+        shape = _shape_of(path) if path else None
+        return shape.parameters * FLOAT if shape else None
+    if setup is None:
+        return None
+    residual = recipe.lora.init != "gaussian"
+    adapter = setup.elements * FLOAT
+    by_stage: Mapping[str, Callable[[], int]] = {
+        "initialize": lambda: adapter + residual * setup.shape.parameters * setup.width,
+        "moments": lambda: 2 * adapter,
+        "score": lambda: adapter,
+        "partition": lambda: setup.elements,
+        "sft": lambda: adapter,
+        "grpo": lambda: adapter,
+    }
+    return by_stage.get(action.stage, lambda: 0)()
+
+
+def _checkpoints(recipe: Recipe, action: Action, setup: Setup) -> int:
+    """Bytes of a training stage's checkpoints, the one being written among them."""
+    if action.stage not in ("sft", "grpo"):
+        return 0
+    state = optimizer_bytes(getattr(recipe, action.stage).optimizer)
+    return (KEPT + 1) * setup.elements * (FLOAT + state)
+
+
+def told(recipe: Recipe, missing: Sequence[Action], tokens: Path | None) -> dict[str, Any]:
+    """Both, in GiB, as a plan's fields; null where it isn't known.
+
+    `tokens` is the table of stage `prepare`, None before it has run.
+    """
+    found = memory(recipe, missing, longest(recipe, tokens))
+    written = disk(recipe, missing)
+    details = found and {
+        "stage": found.name,
+        "device": device(recipe.runtime),
+        "parts_gib": {part: _gib(size) for part, size in found.parts.items()},
+    }
+    return {
+        "memory_gib": None if found is None else _gib(found.total),
+        "memory": details,
+        "disk_gib": None if written is None else _gib(written),
+    }
+
+
+def _gib(size: int) -> float:
+    return round(size / GIB, 3)
+
+
+def memory_line(planned: Mapping[str, Any]) -> str:
+    """For people: the figure, and what it goes to."""
+    if planned["memory_gib"] is None:
+        return "memory: unknown (the model is not on this machine yet, or of a form we don't know)"
+    details = planned["memory"]
+    if not details["stage"]:
+        return "memory: no stage that is left holds a model"
+    shown = [(part, f"{size:.1f}") for part, size in details["parts_gib"].items()]
+    parts = ", ".join(f"{part} {size}" for part, size in shown if size != "0.0")
+    where = "the GPU" if details["device"] == "gpu" else "the CPU"
+    return f"memory: {planned['memory_gib']:.1f} GiB on {where} ({details['stage']}: {parts})"
