@@ -35,12 +35,14 @@ LIBRARIES = {"training": 540 * MIB, "other": 410 * MIB}
 """A CPU process after its imports, trl's among them or not. Measured with torch 2.13."""
 CONTEXT = 512 * MIB
 """What CUDA takes of a GPU before the first tensor, about."""
-HOLES, HOLES_RECOMPUTED = 0.2, 0.5
+HOLES, HOLES_RECOMPUTED = 0.2, 0.33
 """On a CPU: freed blocks that glibc's heap doesn't hand out again, since an aligned block doesn't
 fit where one of the same size was (measured with glibc 2.36). As a share of a pass's tensors they
 are 0 or 0.45, by the addresses that a process happens to get; this is the middle. With activation
-checkpointing they are half of what the pass would keep without, for the layers make it all the
+checkpointing they are a third of what the pass would keep without, for the layers make it all the
 same."""
+TILE = 1 << 23
+"""Logits that a CPU holds at a time, `label_logprobs.TILE`."""
 HEAD_ROWS, HEAD_COLUMNS = 4096, 32768
 """Positions and tokens of trl's tile of logits."""
 VOTE_TOKENS = 4096
@@ -118,6 +120,8 @@ class Batch:
     masked: bool = False
     """Whether attention is given a mask, as padding asks for."""
     dropout: bool = False
+    context: int = 0
+    """Earlier tokens of each row whose keys and values are given."""
     per_example: bool = False
     """Whether `per_example` stands in for PEFT's layers."""
 
@@ -165,27 +169,31 @@ def _kept_inputs(setup: Setup, batch: Batch) -> int:
 def _kept_by_attention(setup: Setup, batch: Batch) -> int:
     """Bytes a token: queries, keys, values, and what else its kind of attention keeps."""
     shape, width = setup.shape, setup.width
-    repeated = 2 * (shape.queries if shape.key_value_heads < shape.heads else shape.keys) * width
+    seen = (batch.context + batch.tokens) / batch.tokens
+    grouped = shape.key_value_heads < shape.heads
+    repeated = round(2 * (shape.queries if grouped else shape.keys) * width * seen)
     queries = shape.queries * width
     if setup.attention == "eager":  # softmax in float32, and its cast
         softmax = FLOAT + (width if width < FLOAT else 0)
         return queries + repeated + shape.heads * batch.tokens * softmax
     kept = 2 * queries + FLOAT * shape.heads  # the output, and a sum for each head
     if setup.attention == "sdpa" and batch.masked:  # its kernel takes no groups with a mask
-        return kept + repeated + batch.tokens * width
+        return kept + repeated + (batch.context + batch.tokens) * width
     return kept + 2 * shape.keys * width
 
 
-def trl_head(setup: Setup, batch: Batch) -> int:
-    """Bytes that trl's fused head works with in its backward pass.
+def label_head(setup: Setup, positions: int) -> int:
+    """Bytes that log-probabilities of labels take.
 
-    A GPU holds one tile of logits. A CPU makes a tile into the gradient by eight float32 tensors
-    beside it and a bool, as large as the tile, which also holds positions without a label.
+    A GPU holds one tile of trl's logits. A CPU holds a tile of ours and of its softmax in float32,
+    and for each label its hidden state, in parts and joined, and the gradient at it, twice.
     """
-    tile = min(batch.positions, HEAD_ROWS) * min(setup.shape.vocabulary, HEAD_COLUMNS)
-    hidden = batch.positions * setup.shape.hidden * (setup.width + FLOAT)
-    beside = 7 * FLOAT + 1 if setup.device == "cpu" else 0
-    return hidden + tile * (setup.width + beside)
+    hidden, vocabulary = positions * setup.shape.hidden, setup.shape.vocabulary
+    if setup.device == "gpu":
+        tile = min(positions, HEAD_ROWS) * min(vocabulary, HEAD_COLUMNS)
+        return hidden * (setup.width + FLOAT) + tile * setup.width
+    casts = 2 * setup.width if setup.width < FLOAT else 0
+    return hidden * 2 * (setup.width + FLOAT) + max(TILE, vocabulary) * (2 * FLOAT + casts)
 
 
 def moments_head(setup: Setup, batch: Batch) -> int:
@@ -218,12 +226,12 @@ def sft(recipe: Recipe, setup: Setup, lengths: Lengths) -> Parts:
     batch = Batch(
         section.batch_size,
         lengths.sft,
-        masked=section.batch_size > 1,
+        masked=section.batch_size > 1 and setup.device == "gpu",  # on a CPU padding is last
         dropout=recipe.lora.dropout > 0,
     )
     return {
         **_trained(setup, section.optimizer),
-        **_pass(setup, batch, checkpointing=section.activation_checkpointing),
+        **_pass(setup, [batch], batch.positions, checkpointing=section.activation_checkpointing),
     }
 
 
@@ -232,7 +240,11 @@ def grpo(recipe: Recipe, setup: Setup, lengths: Lengths) -> Parts:
     section = recipe.grpo
     prompt = lengths.prompt
     new = section.max_completion_length
-    batch = Batch(section.batch_size, prompt + new, masked=True)
+    batches = [Batch(section.batch_size, prompt + new, masked=True)]
+    if setup.device == "cpu" and not section.activation_checkpointing:  # a prompt once a group
+        groups = -(-section.batch_size // section.group_size)
+        suffix = Batch(section.batch_size, new + 1, masked=True, context=prompt)
+        batches = [Batch(groups, prompt), suffix]
     generating = generation(
         setup,
         rows=section.batch_size * (section.steps_per_generation or section.accumulation),
@@ -240,7 +252,9 @@ def grpo(recipe: Recipe, setup: Setup, lengths: Lengths) -> Parts:
         new=new,
         draws=3 if section.top_p == 1 else 8,
     )
-    training = _pass(setup, batch, checkpointing=section.activation_checkpointing)
+    labels = section.batch_size * new
+    saving = section.activation_checkpointing
+    training = _pass(setup, batches, labels, checkpointing=saving)
     reference = setup.elements * FLOAT if has_reference(section, recipe) else 0
     larger = training if sum(training.values()) > sum(generating.values()) else generating
     return {**_trained(setup, section.optimizer), "reference": reference, **larger}
@@ -353,11 +367,12 @@ def _trained(setup: Setup, optimizer: str) -> Parts:
     }
 
 
-def _pass(setup: Setup, batch: Batch, *, checkpointing: bool) -> Parts:
+def _pass(setup: Setup, batches: list[Batch], labels: int, *, checkpointing: bool) -> Parts:
     """Parts of a forward and backward pass of trl's trainers."""
-    kept = activations(setup, batch, checkpointing=checkpointing)
-    head = trl_head(setup, batch)
-    made = HOLES_RECOMPUTED * activations(setup, batch) if checkpointing else HOLES * kept
+    kept = sum(activations(setup, batch, checkpointing=checkpointing) for batch in batches)
+    plain = sum(activations(setup, batch) for batch in batches)
+    head = label_head(setup, labels)
+    made = HOLES_RECOMPUTED * plain if checkpointing else HOLES * kept
     return {"activations": kept, "head": head, **_holes(setup, made + HOLES * head)}
 
 
