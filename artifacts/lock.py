@@ -17,15 +17,18 @@ POLL_S = 0.1
 
 
 @contextmanager
-def locked(path: Path, *, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+def locked(
+    path: Path, *, shared: bool = False, waiting: Callable[[], None] | None = None
+) -> Iterator[None]:
     """Hold the lock on `path`, waiting for it as long as it takes; not reentrant.
 
-    While somebody else holds it `waiting` is called every `POLL_S`; what it raises ends the wait.
+    Those who hold it `shared` exclude only those who don't. While somebody else holds it `waiting`
+    is called every `POLL_S`; what it raises ends the wait.
 
     Raises:
         OSError: the lock file cannot be made, or its filesystem has no flock.
     """
-    descriptor = _acquire(path, waiting)
+    descriptor = _acquire(path, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, waiting)
     try:
         yield
     finally:
@@ -33,12 +36,12 @@ def locked(path: Path, *, waiting: Callable[[], None] | None = None) -> Iterator
         os.close(descriptor)
 
 
-def _acquire(path: Path, waiting: Callable[[], None] | None) -> int:
+def _acquire(path: Path, kind: int, waiting: Callable[[], None] | None) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            _flock(descriptor, waiting)
+            _flock(descriptor, kind, waiting)
             if _is_current(descriptor, path):
                 return descriptor
         except BaseException:  # an interrupt while waiting must not leak the descriptor
@@ -47,13 +50,13 @@ def _acquire(path: Path, waiting: Callable[[], None] | None) -> int:
         os.close(descriptor)
 
 
-def _flock(descriptor: int, waiting: Callable[[], None] | None) -> None:
+def _flock(descriptor: int, kind: int, waiting: Callable[[], None] | None) -> None:
     if waiting is None:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        fcntl.flock(descriptor, kind)
         return
     while True:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             waiting()
             time.sleep(POLL_S)

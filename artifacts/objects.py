@@ -141,8 +141,9 @@ class Objects:
     def _set_aside(self, digest: str, found: os.stat_result, reason: str) -> None:
         """Move the bad object to quarantine, unless another process has already replaced it.
 
-        The lock makes this exact: names in the CAS are otherwise only ever added, so under it the
-        inode we hashed cannot give way to a good one between the look and the move.
+        The lock makes this exact: names in the CAS are otherwise only ever added, or removed as
+        nothing names them, so under it the inode we hashed cannot give way to a good one between
+        the look and the move.
         """
         path = self.path(digest)
         try:

@@ -22,11 +22,11 @@ from artifacts.records import Record, Ref, read_document
 from artifacts.views import Views
 
 KEPT = 2
-"""Checkpoints that a document names: should the newest be corrupt, the one before it serves."""
+"""StoredCheckpoints that a document names: should the newest be corrupt, the one before it serves."""
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
+class StoredCheckpoint:
     """One of them."""
 
     step: int
@@ -41,7 +41,7 @@ class Checkpoint:
         return {"step": self.step, "ref": self.ref.to_json(), "writer": dict(self.writer)}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> "Checkpoint":
+    def from_json(cls, value: Mapping[str, Any]) -> "StoredCheckpoint":
         """Read what `to_json` gave.
 
         Raises:
@@ -62,7 +62,7 @@ class Progress:
         self._objects = objects
         self._views = views
 
-    def read(self, key: str) -> list[Checkpoint]:
+    def read(self, key: str) -> list[StoredCheckpoint]:
         """Return the checkpoints of an action, the newest first; a torn document names none.
 
         Raises:
@@ -70,28 +70,46 @@ class Progress:
         """
         return _checkpoints(self._path(key))
 
-    def write(self, key: str, checkpoint: Checkpoint, *, records: Iterable[Record]) -> None:
-        """Name `checkpoint`, whose object is there, as the newest; drop what it pushes out.
+    def write(self, key: str, checkpoint: StoredCheckpoint) -> list[Ref]:
+        """Name `checkpoint`, whose object is there, as the newest; return what it pushes out.
+
+        What went further goes too: it was left out, or this would not be the newest.
 
         Raises:
             OSError: the disk refuses.
         """
         former = self.read(key)
-        kept = [checkpoint, *(c for c in former if c.ref != checkpoint.ref)][:KEPT]
+        before = [c for c in former if c.step < checkpoint.step and self._objects.has(c.ref)]
+        kept = [checkpoint, *before][:KEPT]
         document = {"key": key, "checkpoints": [c.to_json() for c in kept]}
         write_whole(self._path(key), canonical_json(document) + b"\n", tmp=self._tmp)
-        self._remove([c.ref for c in former if c not in kept], records)
+        return [c.ref for c in former if c.ref not in [k.ref for k in kept]]
 
-    def drop(self, key: str, *, records: Iterable[Record]) -> None:
-        """Forget an action's checkpoints: it is published.
+    def drop(self, key: str) -> list[Ref]:
+        """Forget an action's checkpoints: it is published. Return what they were.
 
         Raises:
             OSError: the disk refuses.
         """
-        path = self._path(key)
         former = self.read(key)
-        path.unlink(missing_ok=True)
-        self._remove([c.ref for c in former], records)
+        self._path(key).unlink(missing_ok=True)
+        return [c.ref for c in former]
+
+    def remove(self, refs: Iterable[Ref], *, records: Iterable[Record]) -> None:
+        """Delete these objects, and their members, unless something names them.
+
+        Nobody may put an object and name it only afterwards meanwhile: the store's naming lock.
+
+        Raises:
+            OSError: the disk refuses.
+        """
+        doomed = self._digests(refs)
+        if not doomed:
+            return
+        alive = [ref for record in records for ref in record.outputs.values()]
+        for digest in sorted(doomed - self._digests([*alive, *self.refs()])):
+            self._views.remove(digest)
+            self._objects.remove(digest)
 
     def refs(self) -> list[Ref]:
         """Return every object that some action's progress names."""
@@ -100,15 +118,6 @@ class Progress:
 
     def _path(self, key: str) -> Path:
         return self._folder / f"{check_digest(key)}.json"
-
-    def _remove(self, refs: Iterable[Ref], records: Iterable[Record]) -> None:
-        doomed = self._digests(refs)
-        if not doomed:
-            return
-        alive = [ref for record in records for ref in record.outputs.values()]
-        for digest in sorted(doomed - self._digests([*alive, *self.refs()])):
-            self._views.remove(digest)
-            self._objects.remove(digest)
 
     def _digests(self, refs: Iterable[Ref]) -> set[str]:
         """The objects' own digests, and their members'."""
@@ -121,9 +130,11 @@ class Progress:
         return found
 
 
-def _checkpoints(path: Path) -> list[Checkpoint]:
+def _checkpoints(path: Path) -> list[StoredCheckpoint]:
     document = read_document(path)
     try:
-        return [Checkpoint.from_json(value) for value in (document or {}).get("checkpoints", [])]
+        return [
+            StoredCheckpoint.from_json(value) for value in (document or {}).get("checkpoints", [])
+        ]
     except StoreError:
         return []

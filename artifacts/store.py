@@ -14,6 +14,7 @@ or a whole one, and running the action again completes it.
 """
 
 import json
+import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -28,7 +29,7 @@ from artifacts.intake import Intake
 from artifacts.location import VARIABLE, store_root
 from artifacts.lock import locked
 from artifacts.objects import Objects
-from artifacts.progress import Checkpoint, Progress
+from artifacts.progress import Progress, StoredCheckpoint
 from artifacts.records import (
     Record,
     Ref,
@@ -41,6 +42,7 @@ from artifacts.records import (
 from artifacts.verify import VerifyReport, verify
 from artifacts.views import Views
 
+_log = logging.getLogger(__name__)
 FOLDERS = (
     "cas",
     "actions",
@@ -65,6 +67,7 @@ class Store:
         self._actions = root / "actions"
         self._runs = root / "runs"
         self._tmp = root / "tmp"
+        self._naming = root / "locks" / "naming.lock"
         self._objects = Objects(root)
         self._intake = Intake(root, self._objects)
         self._views = Views(root, self._objects)
@@ -158,15 +161,16 @@ class Store:
         draft = Record(key, stage, name, version, config, inputs, {}, provenance)
         encode_record(draft)  # what cannot be written is refused before any bytes are moved
         try:
-            outputs = {role: self._intake.put(source / role) for role in _roles(source)}
-            record = write_record(self._actions, replace(draft, outputs=outputs), tmp=self._tmp)
-            self._progress.drop(key, records=self.records())
-            return record
+            with locked(self._naming, shared=True):
+                outputs = {role: self._intake.put(source / role) for role in _roles(source)}
+                record = write_record(self._actions, replace(draft, outputs=outputs), tmp=self._tmp)
         except OSError as error:
             raise StoreError(
                 f"{name!r} cannot be published from {source} to {self.root} ({error}): "
                 "see to the disk and run it again"
             ) from error
+        self._drop_checkpoints(key)
+        return record
 
     # Work in progress
 
@@ -185,8 +189,10 @@ class Store:
         """
         self._require_writable("keep a checkpoint")
         try:
-            checkpoint = Checkpoint(step, self._intake.put(source), writer)
-            self._progress.write(key, checkpoint, records=self.records())
+            with locked(self._naming, shared=True):
+                checkpoint = StoredCheckpoint(step, self._intake.put(source), writer)
+                pushed_out = self._progress.write(key, checkpoint)
+            self._remove(pushed_out)
         except OSError as error:
             if self.root.is_dir() and not source.is_dir():
                 raise FileNotFoundError(f"{source} is gone") from error
@@ -195,7 +201,19 @@ class Store:
                 "disk and run it again"
             ) from error
 
-    def checkpoints(self, key: str) -> list[Checkpoint]:
+    def _drop_checkpoints(self, key: str) -> None:
+        """After the record is there: what can't be removed is in nobody's way."""
+        try:
+            self._remove(self._progress.drop(key))
+        except OSError as error:
+            _log.warning("checkpoints of %s are left in %s: %s", key, self.root, error)
+
+    def _remove(self, refs: list[Ref]) -> None:
+        if refs:
+            with locked(self._naming):
+                self._progress.remove(refs, records=self.records())
+
+    def checkpoints(self, key: str) -> list[StoredCheckpoint]:
         """Return the checkpoints of an action under way, the newest first.
 
         Raises:

@@ -21,8 +21,9 @@ def deploy_automations(url: str) -> None:
             f"{url}/api/automations/filter",
             automations={"name": {"any_": [wanted["name"]]}},
         )
-        if known:
-            put(f"{url}/api/automations/{known[0]['id']}", **wanted)
+        if known:  # whoever has switched it off wants it off
+            kept = {**wanted, "enabled": known[0]["enabled"]}
+            put(f"{url}/api/automations/{known[0]['id']}", **kept)
         else:
             post(f"{url}/api/automations/", **wanted)
 

@@ -57,6 +57,8 @@ from tasks.stage import look_up, perform
 
 TRAINING = {"sft", "grpo"}
 RETRY_DELAY_S = 5
+MOST_ROWS = 200
+"""Of a table in the UI: the server keeps every version."""
 _THREADS: Any = ThreadPoolTaskRunner(max_workers=32)
 
 DataFields = sparse(DataConfig)
@@ -174,8 +176,9 @@ class _Listener:
                 self._show_table()
 
     def _show_table(self) -> None:
+        every = -(-len(self._rows) // MOST_ROWS)  # the last one among them
         create_table_artifact(
-            self._rows,
+            self._rows[::-1][::every][::-1],
             key=_artifact_key(self._action.name, "metrics"),
             description=f"{self._action.name}: figures of each optimizer step",
         )

@@ -35,6 +35,8 @@ MARK = "LORAPAR_SERVICE"
 """Environment variable of all our processes: the state directory they belong to."""
 START_S = 180.0
 STOP_S = 20.0
+RUN_STOP_S = 90.0
+"""For a run under way: longer than any `runtime.grace_s`, in which training keeps a checkpoint."""
 IDLE_STOP_S = 6.0
 """For a worker or server with nothing left to do: now and then one doesn't end by itself."""
 Say = Callable[[str], None]
@@ -129,7 +131,7 @@ def stop_worker(*, say: Say = print) -> None:
     server = running("server")
     under_way = _runs()
     if server and under_way:
-        _end(under_way)
+        _end(under_way, patience=RUN_STOP_S)
         say(f"runs stopped: {len(under_way)}")
         with suppress(ServiceError):  # who stops a run needn't hear how it ended
             _await_reported(f"http://127.0.0.1:{server.port}")

@@ -1,6 +1,7 @@
 """`python -m lorapar_core STAGE SPEC.json OUTDIR`: run one stage, with no Prefect and no store.
 
-`python -m lorapar_core --serve` runs stages for a parent process (`lorapar_core.child`).
+`python -m lorapar_core --serve PID` runs stages for the process PID, its parent
+(`lorapar_core.child`).
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def main(arguments: list[str]) -> int:
-    if arguments == ["--serve"]:
+    if arguments[:1] == ["--serve"] and len(arguments) == 2:
         from lorapar_core.child import serve
 
-        return serve()
+        return serve(parent=int(arguments[1]))
     if len(arguments) != 3:
         print("usage: python -m lorapar_core STAGE SPEC.json OUTDIR", file=sys.stderr)
         return 2

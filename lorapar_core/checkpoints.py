@@ -92,15 +92,18 @@ def keep(
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    for old in sorted(folder.glob("step-*"))[:-KEPT]:
-        _remove(old)
+    found = sorted(folder.glob("step-*"))
+    beyond = [path for path in found if path > target]  # left out, or we wouldn't stand here
+    before = found[: max(0, found.index(target) + 1 - KEPT)]
+    for path in [*before, *beyond]:
+        _remove(path)
     return target
 
 
 def prepare(folder: Path) -> None:
     """Make the folder, and remove what a killed process left half written or half removed."""
     folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob(".*"):
+    for left in (*folder.glob(".partial-*"), *folder.glob(".old-*")):
         shutil.rmtree(left)
 
 
@@ -159,7 +162,7 @@ def _newest_first(paths: Iterable[Path]) -> Iterator[Path]:
     dated = []
     for path in paths:
         step = math.inf
-        with suppress(OSError, ValueError, KeyError, TypeError):  # `read` says what is wrong
+        with suppress(OSError, ValueError, KeyError, TypeError, OverflowError):  # `read` says why
             step = int(json.loads((path / MANIFEST).read_text())["step"])
         dated.append((step, str(path)))
     yield from (Path(path) for _, path in sorted(dated, reverse=True))
@@ -182,7 +185,7 @@ def read(path: Path) -> Checkpoint | None:
             surroundings=dict(facts["surroundings"]),
             history=tuple(facts["history"]),
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         _LOG.warning(
             "checkpoint %s is not whole and is left out (%s: %s); the one before it serves",
             path.name,

@@ -32,9 +32,9 @@ _PR_SET_PDEATHSIG = 1
 _one_line_at_a_time = threading.Lock()
 
 
-def serve() -> int:
-    """Run stages until stdin closes."""
-    die_with_parent()
+def serve(*, parent: int) -> int:
+    """Run stages for the process `parent`, which has started this one, until stdin closes."""
+    die_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel = _take_stdout()
     events.set_sink(lambda event: _send(channel, event))
@@ -48,14 +48,13 @@ def serve() -> int:
     return 0
 
 
-def die_with_parent() -> None:
+def die_with(parent: int) -> None:
     """Ask Linux to kill this process when the thread that started it ends; elsewhere the closed
     pipe ends it."""
     if sys.platform != "linux":
         return
-    parent = os.getppid()
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before the request was made
+    if os.getppid() != parent:  # it died before we asked
         os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -387,12 +387,6 @@ class RuntimeConfig(Section):
     processes: int = Field(default=1, ge=1)
     """Processes that train a stage together on this machine, one a GPU (data parallel). They share
     a step's forward passes, so all of them together must divide `accumulation`."""
-    nodes: int = Field(default=1, ge=1)
-    """Machines that train a stage together."""
-    node: int = Field(default=0, ge=0)
-    """This machine's number among them."""
-    rendezvous: str = Field(default="", pattern=r"^([^\s:]+:\d+)?$")
-    """host:port of node 0, by which they find each other; one node finds a port itself."""
     child: Literal["once", "resident"] = "once"
     """A process for each heavy stage, or one that stays and takes one after another (saves about
     10 s of imports a stage, keeps its memory)."""
@@ -404,7 +398,7 @@ class RuntimeConfig(Section):
     resume: Literal["exact", "inexact"] = "exact"
     """Whether training may go on from a checkpoint that was made on another device, with other
     threads or other library versions, and so end with other bytes. The record says so."""
-    grace_s: float = Field(default=20.0, ge=0)
+    grace_s: float = Field(default=20.0, ge=0, le=60)
     """Seconds that training gets to end its step and keep a checkpoint when its run is stopped.
     Prefect ends a cancelled run after 30."""
     retries: int = Field(default=2, ge=0)

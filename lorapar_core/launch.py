@@ -1,9 +1,9 @@
 """A training stage in several processes, one a GPU: started, listened to, and ended together.
 
 Each is a process as `child` serves them, with the variables by which torch and accelerate find each
-other. What rank 0 tells is passed on; the first error of any ends all. We start them ourselves, and
-not through torchrun, because each has to end with us whatever ends us (see `child`), and a torchrun
-that is killed leaves its workers behind. Ranks that torchrun or `accelerate launch` has started are
+other. We start them ourselves, and not through torchrun, because each has to end with us whatever
+ends us (see `child`), and a torchrun that is killed leaves its workers behind. Ranks that torchrun
+or `accelerate launch` has started, on one machine or several that share the scratch folder, are
 ranks too.
 """
 
@@ -16,36 +16,33 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
-from lorapar_core import events
+from lorapar_core import events, ranks
 from lorapar_core.config import Recipe, RuntimeConfig
-from lorapar_core.errors import ConfigError, StageFailed, error_named
+from lorapar_core.errors import ConfigError, LoraparError, StageFailed, Stopped, error_named
 from lorapar_core.process import thread_count
 from lorapar_core.spec import Spec
 from lorapar_core.stopping import stop_request
 
-_ENDS_S = 10.0
+_ENDS_S = 5.0
+_CAUSE_S = 2.0
+Said = queue.Queue[tuple[int, dict[str, Any] | None]]
+"""Rank and event; None at a process's end."""
 
 
 def require_launchable(recipe: Recipe) -> None:
-    """Refuse processes and nodes that can't train together.
+    """Refuse a step that so many processes can't share.
 
     Raises:
         ConfigError: as said.
     """
-    runtime = recipe.runtime
-    if runtime.node >= runtime.nodes:
-        raise ConfigError(
-            f"runtime.node is {runtime.node}, but there are {runtime.nodes} nodes; the first is 0"
-        )
-    if runtime.nodes > 1 and not runtime.rendezvous:
-        raise ConfigError(f"{runtime.nodes} nodes need runtime.rendezvous, host:port of node 0")
-    processes = runtime.processes * runtime.nodes
+    processes = recipe.runtime.processes
     for kind in sorted({stage.kind for stage in recipe.stages}):
         section = getattr(recipe, kind)
         for name in ("accumulation", "steps_per_generation"):
@@ -53,7 +50,7 @@ def require_launchable(recipe: Recipe) -> None:
             if passes % processes:
                 raise ConfigError(
                     f"{kind}.{name} is {passes}, which {processes} processes can't share evenly; "
-                    "make it a multiple of runtime.processes × runtime.nodes"
+                    "make it a multiple of runtime.processes"
                 )
 
 
@@ -66,16 +63,16 @@ def train_in_ranks(spec: Spec, out: Path) -> None:
     threads = _threads(spec.runtime)
     runtime = spec.runtime.model_copy(update={"threads": threads})
     request = {"spec": json.loads(replace(spec, runtime=runtime).to_json()), "out": str(out)}
-    with _ranks(_variables(spec.runtime, threads)) as processes:
-        said: queue.Queue[tuple[int, dict[str, Any] | None]] = queue.Queue()
+    with _ranks(_variables(spec.runtime.processes, threads)) as processes:
+        said: Said = queue.Queue()
         for k, process in enumerate(processes):
             _open(process.stdin).write(json.dumps(request) + "\n")
             _open(process.stdin).flush()
             reader = threading.Thread(target=_read, args=(k, _open(process.stdout), said))
             reader.daemon = True
             reader.start()
-        with stop_request(then=lambda: _terminate(processes)):
-            _listen(said, processes)
+        with stop_request(then=lambda: _terminate(processes)) as stop:
+            listen(said, processes=len(processes), stopping=lambda: stop.made)
 
 
 def _threads(runtime: RuntimeConfig) -> int:
@@ -83,29 +80,25 @@ def _threads(runtime: RuntimeConfig) -> int:
     return runtime.threads or max(1, thread_count(runtime) // runtime.processes)
 
 
-def _variables(runtime: RuntimeConfig, threads: int) -> list[dict[str, str]]:
-    """Of each process of this machine."""
-    host, port = runtime.rendezvous.rpartition(":")[::2] if runtime.rendezvous else _loopback()
-    first = runtime.node * runtime.processes
+def _variables(processes: int, threads: int) -> list[dict[str, str]]:
+    """Of each process."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
     return [
         {
-            "WORLD_SIZE": str(runtime.nodes * runtime.processes),
-            "RANK": str(first + local),
-            "LOCAL_RANK": str(local),
-            "LOCAL_WORLD_SIZE": str(runtime.processes),
-            "MASTER_ADDR": host,
+            ranks.LAUNCHED: "1",
+            "WORLD_SIZE": str(processes),
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "LOCAL_WORLD_SIZE": str(processes),
+            "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": port,
             "OMP_NUM_THREADS": str(threads),
             "MKL_NUM_THREADS": str(threads),
         }
-        for local in range(runtime.processes)
+        for rank in range(processes)
     ]
-
-
-def _loopback() -> tuple[str, str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return "127.0.0.1", str(probe.getsockname()[1])
 
 
 @contextmanager
@@ -114,7 +107,7 @@ def _ranks(variables: list[dict[str, str]]) -> Iterator[list[subprocess.Popen[st
     try:
         for own in variables:
             process = subprocess.Popen(
-                [sys.executable, "-m", "lorapar_core", "--serve"],
+                [sys.executable, "-m", "lorapar_core", "--serve", str(os.getpid())],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 encoding="utf-8",
@@ -123,11 +116,10 @@ def _ranks(variables: list[dict[str, str]]) -> Iterator[list[subprocess.Popen[st
             processes.append(process)
         yield processes
     finally:
-        for process in processes:
-            _end(process)
+        _end(processes)
 
 
-def _read(k: int, stream: IO[str], said: queue.Queue[tuple[int, dict[str, Any] | None]]) -> None:
+def _read(k: int, stream: IO[str], said: Said) -> None:
     """Pass on a process's events; None at its end."""
     for line in stream:
         if line.endswith("\n"):  # else it died in the middle of it
@@ -135,25 +127,37 @@ def _read(k: int, stream: IO[str], said: queue.Queue[tuple[int, dict[str, Any] |
     said.put((k, None))
 
 
-def _listen(
-    said: queue.Queue[tuple[int, dict[str, Any] | None]],
-    processes: list[subprocess.Popen[str]],
-) -> None:
-    """Until all are done."""
+def listen(said: Said, *, processes: int, stopping: Callable[[], bool]) -> None:
+    """Pass on what rank 0 says, until all are done.
+
+    When one fails the others lose their connection and fail too, each with an error of a library's:
+    the one that is ours tells why, and is waited for.
+
+    Raises:
+        LoraparError: what a process says.
+        Stopped: one has ended, and somebody had asked for it.
+    """
     done: set[int] = set()
-    while len(done) < len(processes):
-        k, event = said.get()
-        if event is None and k not in done:
-            code = processes[k].wait()
-            raise StageFailed(f"process {k} of {len(processes)} ended with {code} while training")
+    failed: LoraparError | None = None
+    while len(done) < processes:
+        try:
+            rank, event = said.get(timeout=None if failed is None else _CAUSE_S)
+        except queue.Empty:
+            break
         if event is None:
-            continue
-        if event["event"] == "done":
-            done.add(k)
+            if rank not in done and failed is None:
+                failed = StageFailed(f"process {rank} of {processes} ended while training")
+        elif event["event"] == "done":
+            done.add(rank)
         elif event["event"] == "error":
-            raise error_named(event["kind"], event["message"])
-        elif k == 0:
+            error = error_named(event["kind"], event["message"])
+            if not isinstance(error, StageFailed):
+                raise error
+            failed = error
+        elif rank == 0:
             events.forward(event)
+    if failed is not None:
+        raise Stopped("stopped while its processes started") if stopping() else failed
 
 
 def _terminate(processes: list[subprocess.Popen[str]]) -> None:
@@ -161,16 +165,19 @@ def _terminate(processes: list[subprocess.Popen[str]]) -> None:
         process.terminate()
 
 
-def _end(process: subprocess.Popen[str]) -> None:
-    """It has answered, or another has failed."""
-    with suppress(BrokenPipeError):
-        _open(process.stdin).close()
-    try:
-        process.wait(timeout=_ENDS_S if process.poll() is None else 0)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    _open(process.stdout).close()
+def _end(processes: list[subprocess.Popen[str]]) -> None:
+    """Each has answered, or another has failed."""
+    for process in processes:
+        with suppress(BrokenPipeError):
+            _open(process.stdin).close()
+    deadline = time.monotonic() + _ENDS_S
+    for process in processes:
+        try:
+            process.wait(timeout=max(0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        _open(process.stdout).close()
 
 
 def _open(stream: IO[str] | None) -> IO[str]:

@@ -129,11 +129,12 @@ def save_adapter(
     `base` names the base by hub id@commit or digest, never by a path; `lorapar artifacts export`
     puts a local path in its place.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     directory.mkdir(parents=True, exist_ok=True)
     ordered = {key: tensors[key].detach().float().cpu().contiguous() for key in sorted(tensors)}
-    save_file(ordered, directory / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+    # Not `save_file`: on a full disk that raises an error of its own kind.
+    (directory / ADAPTER_WEIGHTS).write_bytes(save(ordered, metadata={"format": "pt"}))
     write_adapter_config(
         directory,
         {

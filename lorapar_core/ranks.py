@@ -8,7 +8,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
-import torch
+LAUNCHED = "LORAPAR_LAUNCHED"
+"""Environment variable of ranks that our launcher started, which then looks after the checkpoints."""
+VARIABLES = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 def world() -> int:
@@ -30,6 +32,8 @@ def gather(value: Any) -> list[Any]:
     """Every process's value, in rank order, at rank 0; elsewhere an empty list."""
     if world() == 1:
         return [value]
+    import torch
+
     found: list[Any] = [None] * world()
     torch.distributed.gather_object(value, found if rank() == 0 else None)
     return found if rank() == 0 else []
@@ -39,6 +43,8 @@ def any_of(flag: bool) -> bool:
     """Whether the flag is set in some process; the same answer in all."""
     if world() == 1:
         return flag
+    import torch
+
     found: list[Any] = [None] * world()
     torch.distributed.all_gather_object(found, flag)
     return any(found)
@@ -46,5 +52,7 @@ def any_of(flag: bool) -> bool:
 
 def part() -> None:
     """Leave the group, at a stage's end."""
+    import torch
+
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

@@ -18,9 +18,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import random
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,7 +33,7 @@ from transformers import PrinterCallback, TrainerCallback
 
 from lorapar_core import checkpoints, events, ranks
 from lorapar_core.checkpoints import Checkpoint
-from lorapar_core.errors import Stopped
+from lorapar_core.errors import Stopped, TrainingError
 from lorapar_core.launch import train_in_ranks
 from lorapar_core.loading import adapter_parameters
 from lorapar_core.sole import sole_trainer
@@ -67,18 +69,25 @@ def run_training(spec: Spec, out: Path, train: Callable[[Spec, Journal, Path], N
         TrainingError: there is a checkpoint of another stage, or that was made in other
             surroundings; or as `train` says.
     """
-    if ranks.started():  # whoever started us sees to the rest
-        try:
-            train(spec, Journal(spec), out)
-        finally:
-            ranks.part()
-        return
-    with sole_trainer(spec.scratch):
-        checkpoints.prepare(spec.scratch / CHECKPOINTS)
-        if spec.runtime.nodes * spec.runtime.processes > 1:
-            train_in_ranks(spec, out)
-        else:
-            train(spec, Journal(spec), out)
+    try:
+        with nullcontext() if _looked_after() else sole_trainer(spec.scratch):
+            if not _looked_after():
+                checkpoints.prepare(spec.scratch / CHECKPOINTS)
+            if ranks.started() or spec.runtime.processes == 1:
+                train(spec, Journal(spec), out)
+                ranks.part()  # one that has failed leaves by ending: the others must not hear first
+            else:
+                train_in_ranks(spec, out)
+    except OSError as error:
+        raise TrainingError(
+            f"{spec.name} can't read or write what it has to ({error}); see to the disk and run it "
+            "again: it goes on from its checkpoint"
+        ) from error
+
+
+def _looked_after() -> bool:
+    """Whether another process keeps others away from the checkpoints: our launcher, or rank 0."""
+    return ranks.LAUNCHED in os.environ or ranks.rank() > 0
 
 
 class Journal:

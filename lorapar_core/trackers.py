@@ -10,6 +10,9 @@ from pathlib import Path
 from lorapar_core.errors import ConfigError
 
 _PROJECT = "lorapar"
+_TENSORBOARD = "TENSORBOARD_LOGGING_DIR"
+_THEIRS = os.environ.get(_TENSORBOARD)
+"""As it was when the process began: the user's."""
 _DEFAULTS = {"MLFLOW_EXPERIMENT_NAME": _PROJECT, "WANDB_PROJECT": _PROJECT}
 
 
@@ -32,8 +35,8 @@ def tracking(names: Sequence[str], *, run: str, directory: Path) -> dict[str, ob
 
     `directory` gets TensorBoard's files. A variable that is set already is left alone.
     """
-    if "tensorboard" in names:
-        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(directory / run))
+    if "tensorboard" in names and _THEIRS is None:  # of each stage anew
+        os.environ[_TENSORBOARD] = str(directory / run)
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
     return {"report_to": list(names) or "none", "run_name": run, "project": _PROJECT}

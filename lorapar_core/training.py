@@ -176,16 +176,16 @@ def finish(spec: Spec, setting: Setting, figures: Figures, out: Path) -> None:
     Raises:
         TrainingError: no step was taken, or the processes' adapters differ.
     """
-    if not figures.rows:
-        raise TrainingError(
-            f"{spec.name} took no optimizer step: too little data for batch_size × accumulation; "
-            "lower them or take more data"
-        )
     fields = read_adapter_config(spec.inputs["adapter"])
     trained = {key: p.data for key, p in adapter_parameters(setting.model).items()}
     _require_alike(trained)
     if ranks.rank() != 0:
         return
+    if not figures.rows:
+        raise TrainingError(
+            f"{spec.name} took no optimizer step: too little data for batch_size × accumulation; "
+            "lower them or take more data"
+        )
     save_adapter(
         out / "adapter",
         trained,

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal
 
+from lorapar_core import ranks
 from lorapar_core.config import RuntimeConfig
 from lorapar_core.errors import LoraparError, StageFailed, Stopped, error_named
 from lorapar_core.process import environment
@@ -90,10 +91,15 @@ class Children:
             started = time.monotonic()
             try:
                 child.run(spec, out, listen)
+            except Stopped as error:
+                self._forget(child)
+                if self.closed:
+                    raise
+                raise StageFailed(f"{error}: somebody else told its process to end") from error
             except BaseException as error:
                 # A stage that refused leaves its process as good as before. One that crashed does
                 # not, and one that was cancelled, or whose listener failed, is at work still.
-                if child.answered and not isinstance(error, StageFailed | Stopped):
+                if child.answered and not isinstance(error, StageFailed):
                     self._put_back(child, stays=stays)
                 else:
                     self._forget(child)
@@ -144,13 +150,13 @@ class _Child:
 
     def __init__(self, runtime: RuntimeConfig) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "lorapar_core", "--serve"],
+            [sys.executable, "-m", "lorapar_core", "--serve", str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             encoding="utf-8",
             errors="replace",  # what a library writes to stderr may be anything
-            env={**os.environ, **environment(runtime)},
+            env={**_own_environment(), **environment(runtime)},
         )
         self.answered = True
         """Whether the last request was answered, so that it can take another."""
@@ -247,6 +253,12 @@ class _Child:
                 if pipe:
                     pipe.close()
             self._busy.release()
+
+
+def _own_environment() -> dict[str, str]:
+    """Ours, without what would make the process one of several that train together: a pod that
+    torch's operator has started carries it."""
+    return {name: value for name, value in os.environ.items() if name not in ranks.VARIABLES}
 
 
 def _open(stream: IO[str] | None) -> IO[str]:

@@ -186,6 +186,7 @@ def provenance(
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
         "threads": thread_count(runtime),
+        "processes": runtime.processes,
         "device": runtime.device,
         "executable": sys.executable,
         "libraries": {name: _version(name) for name in ("lorapar", *_LIBRARIES)},

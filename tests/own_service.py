@@ -89,7 +89,7 @@ class Service:
 
 def _is_child(process: psutil.Process) -> bool:
     try:
-        return process.cmdline()[-1:] == ["--serve"]
+        return "--serve" in process.cmdline()
     except psutil.Error:
         return False
 

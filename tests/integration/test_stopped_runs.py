@@ -195,6 +195,8 @@ def test_worker_and_flow_killed_and_this_worker_s_disk_gone(
     check(training, in_peace)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_up_twice_makes_the_automation_once(service: Service) -> None:
     again = service.lorapar("up", "--port", str(service.port))
     assert again.returncode == 0, again.stderr

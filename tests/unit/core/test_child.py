@@ -86,11 +86,11 @@ def empty(path: Path) -> Path:
 
 
 class Serving:
-    """`python -m lorapar_core --serve`, spoken to by hand."""
+    """`python -m lorapar_core --serve PID`, spoken to by hand."""
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "lorapar_core", "--serve"],
+            [sys.executable, "-m", "lorapar_core", "--serve", str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

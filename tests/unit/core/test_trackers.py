@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from lorapar_core import trackers
 from lorapar_core.errors import ConfigError
 from lorapar_core.trackers import require_trackers, tracking
 
@@ -35,3 +36,9 @@ def test_what_the_trainer_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert told["report_to"] == ["tensorboard", "wandb"]
     assert os.environ["TENSORBOARD_LOGGING_DIR"] == "/d/grpo-1"
     assert os.environ["WANDB_PROJECT"] == "mine"
+    tracking(["tensorboard"], run="sft-2", directory=Path("/d"))  # the process's next stage
+    assert os.environ["TENSORBOARD_LOGGING_DIR"] == "/d/sft-2"
+    monkeypatch.setattr(trackers, "_THEIRS", "/theirs")
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", "/theirs")
+    tracking(["tensorboard"], run="sft-3", directory=Path("/d"))
+    assert os.environ["TENSORBOARD_LOGGING_DIR"] == "/theirs"
