@@ -59,6 +59,10 @@ class ModelConfig(Section):
     machine, or on the hub."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Type of the frozen base weights. LoRA weights are always float32."""
+    quantization: Literal["none", "nf4"] = "none"
+    """`nf4` (QLoRA; needs the extra `4bit`) holds the frozen weights of linear modules in 4 bits and
+    computes in `dtype`, in scoring, training, evaluation and local teachers. PiSSA and OLoRA
+    factorise the full weights, and their residual is what is quantized."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     """Attention implementation, by transformers' names."""
     chat_template: str = ""

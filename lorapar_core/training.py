@@ -80,14 +80,22 @@ class Setting:
 
 
 def open_setting(spec: Spec, *, dropout: float) -> Setting:
-    """Base, adapter and the stage's active mask, on the device, adapter trainable."""
+    """Base, adapter and the stage's active mask, on the device.
+
+    Nothing asks for a gradient until the optimizer is made: what does when a trl trainer is built
+    on a quantized base, it rounds to bfloat16.
+    """
     reset_torch(spec.runtime)
     config = ModelConfig.model_validate(spec.config["model"])
     where = device(spec.runtime)
     base = load_base(
-        spec.inputs["base"], dtype=config.dtype, attention=config.attention, device=where
+        spec.inputs["base"],
+        dtype=config.dtype,
+        attention=config.attention,
+        quantization=config.quantization,
+        device=where,
     )
-    model = attach_adapter(base, spec.inputs["adapter"], dropout=dropout, trainable=True)
+    model = attach_adapter(base, spec.inputs["adapter"], dropout=dropout)
     bits = load_file(spec.inputs["masks"])
     masks = {
         key: PackedMask(torch.from_numpy(active_mask(tensor, spec.config["system"])), where)

@@ -6,6 +6,7 @@ from typing import Any
 
 from lorapar_core.config import Recipe, StageConfig
 from tasks.action import Action, Input
+from tasks.model import settings
 
 
 def train(
@@ -26,7 +27,7 @@ def train(
         "system": stage.system,
         "data": stage.data,
         "epochs": stage.epochs,
-        "model": recipe.model.model_dump(include={"dtype", "attention"}),
+        "model": settings(recipe.model),
     }
     inputs = {
         "base": base,

@@ -53,6 +53,7 @@ CONTRARY: dict[str, Any] = {
         "revision": "abc",
         "dtype": "float32",
         "attention": "eager",
+        "quantization": "nf4",
         "chat_template": "{{ messages }}",
     },
     "lora": {

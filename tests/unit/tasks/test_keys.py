@@ -153,6 +153,8 @@ def test_the_same_recipe_gives_the_same_keys(model: Path) -> None:
         # Model and adapter
         ({"model": {"dtype": "bfloat16"}}, {*MODEL_READERS, "report"}),
         ({"model": {"attention": "eager"}}, {*MODEL_READERS, "report"}),
+        ({"model": {"quantization": "nf4"}}, {*MODEL_READERS} - {"initialize"} | {"report"}),
+        ({"model": {"quantization": "none"}}, set()),
         ({"model": {"chat_template": "{{ messages }}"}}, {"prepare", *VOTES, "report"}),
         ({"lora": {"r": 4}}, {"initialize", "report"}),
         ({"lora": {"seed": 1}}, {"initialize", "report"}),
