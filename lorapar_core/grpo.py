@@ -28,6 +28,7 @@ from lorapar_core.answers import AnswerFormat, answer_format
 from lorapar_core.clock import Clocked
 from lorapar_core.completions import Completions
 from lorapar_core.config import GrpoConfig
+from lorapar_core.engines import engine_arguments
 from lorapar_core.errors import TrainingError
 from lorapar_core.examples import token_rows
 from lorapar_core.figures import Figures
@@ -41,6 +42,7 @@ from lorapar_core.optimizers import optimizer_class
 from lorapar_core.parquet import read_table
 from lorapar_core.resume import ExactResume, Journal, run_training
 from lorapar_core.rewards.registry import Reward, reward_named
+from lorapar_core.rollouts import ReplayedRollouts, open_log
 from lorapar_core.spec import Spec
 from lorapar_core.training import (
     MaskedTraining,
@@ -65,7 +67,7 @@ class EpochSampler(RepeatSampler):
             self.generator.manual_seed((self.seed or 0) + epoch)
 
 
-class MaskedGrpoTrainer(ExactResume, Clocked, MaskedTraining, GRPOTrainer):
+class MaskedGrpoTrainer(ReplayedRollouts, ExactResume, Clocked, MaskedTraining, GRPOTrainer):
     """GRPOTrainer that trains active elements only, on prompts tokenised beforehand."""
 
     prompt_tokens: dict[str, list[int]]
@@ -95,6 +97,8 @@ def _train(spec: Spec, journal: Journal, out: Path) -> None:
     setting = open_setting(spec, dropout=0.0)
     tokenizer = load_tokenizer(spec.inputs["base"])
     rewards = {name: weight for name, weight in sorted(section.rewards.items()) if weight}
+    rows, prompt_tokens = _rows(spec, tokenizer)
+    longest = max(map(len, prompt_tokens.values()))
     arguments = TrlGrpoConfig(
         **common_arguments(spec, section, setting),
         num_generations=section.group_size,
@@ -112,12 +116,11 @@ def _train(spec: Spec, journal: Journal, out: Path) -> None:
         steps_per_generation=(section.steps_per_generation or section.accumulation)
         // ranks.world(),
         reward_weights=list(rewards.values()),
-        use_vllm=False,
+        **engine_arguments(section, spec.runtime, longest_prompt=longest),
         shuffle_dataset=True,
     )
     kept = Completions(list(rewards))
     figures = Figures()
-    rows, prompt_tokens = _rows(spec, tokenizer)
     _refuse_too_few(len(rows), section, name=spec.name)
     trainer = MaskedGrpoTrainer(
         model=setting.model,
@@ -141,6 +144,8 @@ def _train(spec: Spec, journal: Journal, out: Path) -> None:
     trainer.inner = optimizer_class(section.optimizer)
     trainer.prompt_tokens = prompt_tokens
     trainer.journal, trainer.kept = journal, [figures, kept]
+    if section.engine == "vllm":
+        trainer.sample_elsewhere(open_log(spec, journal))
     trainer.train_to_the_end()
     kept.collect()
     if ranks.rank() == 0:

@@ -211,7 +211,7 @@ def _refuse_unsupported(model: PeftModel) -> None:
         )
 
 
-def _linear_kinds() -> tuple[type, ...]:
+def _linear_kinds() -> tuple[Any, ...]:
     """Layers that compute base(x) + h Bᵀ·s, whatever base(x) holds its weights in."""
     from peft.import_utils import is_bnb_4bit_available
     from peft.tuners.lora import Linear

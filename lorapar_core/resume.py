@@ -216,7 +216,7 @@ class ExactResume:
     def _load_rng_state(self, checkpoint: str | None) -> None:
         own = self._own(Path(checkpoint)) if checkpoint is not None else None
         if own:
-            _set_random_state(own["random"])
+            set_random_state(own["random"])
 
     def _own(self, folder: Path) -> Any:
         """What this rank had of its own; nothing where there were more ranks, or fewer."""
@@ -225,7 +225,7 @@ class ExactResume:
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         rollouts = getattr(self, "_buffered_inputs", None)
-        own = ranks.gather({"random": _random_state(), "rollouts": _moved(rollouts, "cpu")})
+        own = ranks.gather({"random": random_state(), "rollouts": _moved(rollouts, "cpu")})
         for kept in self.kept:
             kept.collect()
         if ranks.rank() == 0:
@@ -253,7 +253,8 @@ class _Keeping(TrainerCallback):
         self._last = time.monotonic()
 
 
-def _random_state() -> dict[str, Any]:
+def random_state() -> dict[str, Any]:
+    """This process's, as `save_state` can write it."""
     numpy: Any = np.random.get_state()  # noqa: NPY002  whatever a library draws from
     name, keys, place, has_gauss, gauss = numpy
     cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
@@ -265,7 +266,8 @@ def _random_state() -> dict[str, Any]:
     }
 
 
-def _set_random_state(state: dict[str, Any]) -> None:
+def set_random_state(state: dict[str, Any]) -> None:
+    """Be where `random_state` was."""
     random.setstate(state["python"])
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))  # noqa: NPY002
