@@ -130,10 +130,15 @@ class RolloutLog:
             if len(kept) >= KEPT and _step(entry) < kept[0]:
                 _remove(entry)
 
-    def drop_all(self) -> None:
-        """Remove every generation."""
+    def follow(self, past: str) -> None:
+        """The run goes on from another worker's checkpoint, of digest `past`: remove every
+        generation, unless they were drawn after that very one."""
+        followed = self._folder / "followed"
+        if followed.exists() and followed.read_text() == past:
+            return
         for entry in self._entries():
             _remove(entry)
+        followed.write_text(past)
 
     def _entries(self) -> list[Path]:
         return sorted(self._folder.glob("generation-*"))
@@ -165,14 +170,19 @@ def open_log(spec: Spec, journal: Journal) -> RolloutLog:
                 shutil.rmtree(other)
     log = RolloutLog(folder / f"rank-{ranks.rank()}{among}", checkpoints=checkpoints)
     if journal.begun and not _made_here(journal.begun, checkpoints):
-        log.drop_all()
+        log.follow(hashlib.sha256(_manifest(journal.begun.path)).hexdigest())
     return log
 
 
 def _made_here(begun: Checkpoint, checkpoints: Path) -> bool:
     """Whether it is one of these: the store has the same, and gives them to other workers."""
-    here = checkpoints / f"step-{begun.step:08}" / MANIFEST
-    return here.exists() and here.read_bytes() == (begun.path / MANIFEST).read_bytes()
+    return _manifest(checkpoints / f"step-{begun.step:08}") == _manifest(begun.path)
+
+
+def _manifest(checkpoint: Path) -> bytes:
+    """Its content, by which checkpoints are told apart; nothing where there is none."""
+    path = checkpoint / MANIFEST
+    return path.read_bytes() if path.exists() else b""
 
 
 def prompt_digest(prompts: Tokens) -> str:
