@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lorapar_core.errors import ModelError
+
 if TYPE_CHECKING:
     from peft import PeftModel
 
@@ -24,6 +26,9 @@ def merged_weights(model: PeftModel) -> Iterator[tuple[str, torch.Tensor]]:
     """(name, weight) of the model with its adapter `default`, under the base model's own names.
 
     One at a time: there is no second model in memory. 4 bits are dequantized.
+
+    Raises:
+        ModelError: 4-bit weights can't be dequantized.
     """
     from peft.tuners.lora import LoraLayer
 
@@ -43,9 +48,19 @@ def merged_weights(model: PeftModel) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _full(parameter: torch.nn.Parameter) -> torch.Tensor:
-    """Its values, whatever it holds them in."""
+    """Its values, whatever it holds them in.
+
+    Raises:
+        ModelError: bitsandbytes can't dequantize them.
+    """
     if type(parameter).__name__ != "Params4bit":
         return parameter.data
+    state: Any = parameter
+    if getattr(state.quant_state, "packing_format_for_cpu", False):
+        raise ModelError(
+            "4-bit weights have been repacked for this processor, in evaluation mode; merge them "
+            "before that, or in training mode"
+        )
     from peft.utils.integrations import dequantize_bnb_weight
 
     full: torch.Tensor = dequantize_bnb_weight(parameter)
