@@ -22,7 +22,7 @@ from artifacts.records import Record, Ref, read_document
 from artifacts.views import Views
 
 KEPT = 2
-"""StoredCheckpoints that a document names: should the newest be corrupt, the one before it serves."""
+"""How many a document names: should the newest be corrupt, the one before it serves."""
 
 
 @dataclass(frozen=True, slots=True)

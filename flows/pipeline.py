@@ -18,9 +18,11 @@ from lorapar_core.config import DataConfig, Recipe, StageConfig, TeacherConfig
 from lorapar_core.data import sources
 from lorapar_core.data.arithmetic import DEFAULT_COUNT
 from lorapar_core.data.choice import Entry, choose, read_source, require_readable
+from lorapar_core.engines import engines, require_engine, require_room
 from lorapar_core.errors import ConfigError, TooFewExamples
 from lorapar_core.launch import require_launchable
 from lorapar_core.optimizers import require_optimizer
+from lorapar_core.quantization import require_quantization
 from lorapar_core.rewards.check import require_rewards
 from lorapar_core.trackers import require_trackers
 from tasks.action import UNKNOWN, Action, Input, Outcome
@@ -99,14 +101,19 @@ def check(recipe: Recipe, *, runs: bool = True) -> None:
     Raises:
         ModelError: a model path or package isn't there.
         DataError: a data file isn't there.
-        ConfigError: an optimizer's or a tracker's package isn't installed, a reward can't be used,
-            or so many processes can't train together.
+        ConfigError: the package of an optimizer, a quantization, an engine or a tracker isn't
+            installed, a reward can't be used, so many processes can't train together, or vLLM
+            can't run beside them.
     """
     require_launchable(recipe)
+    require_room(recipe)
     require_rewards(recipe, runs=runs)
     if runs:
         for kind in sorted({stage.kind for stage in recipe.stages}):
             require_optimizer(getattr(recipe, kind).optimizer)
+        require_quantization(recipe.model.quantization)
+        for name in engines(recipe):
+            require_engine(name)
         require_trackers(recipe.runtime.trackers)
     models = [(t.model, t.revision) for t in recipe.teachers if t.provider == "local" and t.model]
     for model, revision in [*models, (recipe.model.base, recipe.model.revision)]:
@@ -119,11 +126,17 @@ def check(recipe: Recipe, *, runs: bool = True) -> None:
 
 
 def missing_packages(recipe: Recipe) -> list[str]:
-    """What the recipe's optimizers say of packages that aren't installed, for a plan."""
+    """What optimizers, quantization and engine say of packages that aren't installed, for a
+    plan."""
+    optimizers = sorted({getattr(recipe, stage.kind).optimizer for stage in recipe.stages})
     said = []
-    for name in sorted({getattr(recipe, stage.kind).optimizer for stage in recipe.stages}):
+    for require, name in (
+        *((require_optimizer, name) for name in optimizers),
+        (require_quantization, recipe.model.quantization),
+        *((require_engine, name) for name in engines(recipe)),
+    ):
         try:
-            require_optimizer(name)
+            require(name)
         except ConfigError as error:
             said.append(str(error))
     return said

@@ -83,7 +83,7 @@ def keep(
         if target.exists():  # torn, or of a run that went on from before it
             _remove(target)
         partial.rename(target)
-        _sync(folder)
+        sync(folder)
     except OSError as error:
         raise TrainingError(
             f"the checkpoint of step {step} can't be written to {folder} "
@@ -119,13 +119,14 @@ def _seal(directory: Path, facts: Mapping[str, Any]) -> None:
     files = {}
     for path in sorted(directory.iterdir()):
         files[path.name] = _digest(path)
-        _sync(path)
+        sync(path)
     (directory / MANIFEST).write_text(json.dumps({**facts, "files": files}, indent=1))
-    _sync(directory / MANIFEST)
-    _sync(directory)
+    sync(directory / MANIFEST)
+    sync(directory)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Bring a file, or a directory's names, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

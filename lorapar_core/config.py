@@ -59,6 +59,10 @@ class ModelConfig(Section):
     machine, or on the hub."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Type of the frozen base weights. LoRA weights are always float32."""
+    quantization: Literal["none", "nf4"] = "none"
+    """`nf4` (QLoRA; needs the extra `4bit`) holds the frozen weights of linear modules in 4 bits,
+    and computes in `dtype`: in scoring, training, evaluation and local teachers. PiSSA and OLoRA
+    factorise the full weights, and their residual is what is quantized."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     """Attention implementation, by transformers' names."""
     chat_template: str = ""
@@ -318,6 +322,11 @@ class GrpoConfig(Section):
     """Sampling temperature (the paper doesn't say; 0.9 was trl's default at the time)."""
     top_p: float = Field(default=1.0, gt=0, le=1)
     """Nucleus sampling."""
+    engine: Literal["transformers", "vllm"] = "transformers"
+    """What draws completions. vLLM (the extra `vllm`, and a GPU) rounds otherwise and draws from a
+    state of its own: the completions are others, and the loss weighs each by how likely our model
+    finds it (trl's importance sampling correction). Each generation is on disk before it is used,
+    so that a resume replays it."""
     clip_epsilon: float = Field(default=0.2, gt=0)
     """PPO-style clip of the policy ratio."""
     loss_type: Literal["grpo", "bnpo", "dapo", "dr_grpo"] = "grpo"
@@ -416,6 +425,16 @@ class RuntimeConfig(Section):
     """litellm teachers: seconds after which a request is given up and asked again."""
     attempts: int = Field(default=6, ge=1)
     """litellm teachers: how often a failing request is made before the stage fails."""
+    vllm_mode: Literal["colocate", "server"] = "colocate"
+    """Where `grpo.engine: vllm` runs: in the training processes, on their GPUs, or as a server of
+    its own (`vllm serve`, started by you on other GPUs; trl's documentation has its arguments)."""
+    vllm_server: str = Field(default="127.0.0.1:8000", pattern=r"^[^\s:]+:\d+$")
+    """host:port of that server."""
+    vllm_memory_share: float = Field(default=0.3, gt=0, lt=1)
+    """colocate: share of a GPU's memory that vLLM takes, training has the rest."""
+    vllm_tensor_parallel: int = Field(default=1, ge=1)
+    """colocate: GPUs that hold one copy of the model for vLLM; all processes together must be a
+    multiple."""
     sandbox: Sandbox = "isolated"
     """How rewards run code: `isolated` needs Linux with user namespaces; `limits` does without, and
     lets code that the model wrote change your files and read your processes' environment."""

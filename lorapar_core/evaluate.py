@@ -59,7 +59,11 @@ def run(spec: Spec, out: Path) -> None:
     ids, prompts, examples = _problems(spec)
     tokenizer = load_tokenizer(spec.inputs["base"])
     model: Any = load_base(
-        spec.inputs["base"], dtype=settings.dtype, attention=settings.attention, device=where
+        spec.inputs["base"],
+        dtype=settings.dtype,
+        attention=settings.attention,
+        quantization=settings.quantization,
+        device=where,
     )
     ends = end_tokens(model, tokenizer)
     # generate() fills what its argument leaves open from here: a repetition penalty, for example.

@@ -17,7 +17,6 @@ from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from datasets import Dataset
 from trl import GRPOConfig as TrlGrpoConfig
 from trl import GRPOTrainer
@@ -28,21 +27,25 @@ from lorapar_core.answers import AnswerFormat, answer_format
 from lorapar_core.clock import Clocked
 from lorapar_core.completions import Completions
 from lorapar_core.config import GrpoConfig
+from lorapar_core.engines import engine_arguments
 from lorapar_core.errors import TrainingError
 from lorapar_core.examples import token_rows
 from lorapar_core.figures import Figures
+from lorapar_core.journal import Journal
 from lorapar_core.label_logprobs import LabelLogProbs
 from lorapar_core.loading import (
     ADAPTER_WEIGHTS,
     adapter_parameters,
     load_tensors,
     load_tokenizer,
+    set_weights,
 )
 from lorapar_core.optimizers import optimizer_class
 from lorapar_core.parquet import read_table
-from lorapar_core.resume import ExactResume, Journal, run_training
+from lorapar_core.resume import ExactResume, run_training
 from lorapar_core.rewards.registry import Reward, reward_named
 from lorapar_core.rollout import Rollout
+from lorapar_core.rollout_log import ReplayedRollouts, open_log
 from lorapar_core.spec import Spec
 from lorapar_core.training import (
     MaskedTraining,
@@ -67,7 +70,9 @@ class EpochSampler(RepeatSampler):
             self.generator.manual_seed((self.seed or 0) + epoch)
 
 
-class MaskedGrpoTrainer(ExactResume, Clocked, MaskedTraining, Rollout, LabelLogProbs, GRPOTrainer):
+class MaskedGrpoTrainer(
+    ReplayedRollouts, ExactResume, Clocked, MaskedTraining, Rollout, LabelLogProbs, GRPOTrainer
+):
     """GRPOTrainer that trains active elements only, on prompts tokenised beforehand."""
 
     prompt_tokens: dict[str, list[int]]
@@ -97,6 +102,8 @@ def _train(spec: Spec, journal: Journal, out: Path) -> None:
     setting = open_setting(spec, dropout=0.0)
     tokenizer = load_tokenizer(spec.inputs["base"])
     rewards = {name: weight for name, weight in sorted(section.rewards.items()) if weight}
+    rows, prompt_tokens = _rows(spec, tokenizer)
+    longest = max(map(len, prompt_tokens.values()))
     arguments = TrlGrpoConfig(
         **common_arguments(spec, section, setting),
         num_generations=section.group_size,
@@ -114,12 +121,11 @@ def _train(spec: Spec, journal: Journal, out: Path) -> None:
         steps_per_generation=(section.steps_per_generation or section.accumulation)
         // ranks.world(),
         reward_weights=list(rewards.values()),
-        use_vllm=False,
+        **engine_arguments(section, spec.runtime, longest_prompt=longest),
         shuffle_dataset=True,
     )
     kept = Completions(list(rewards))
     figures = Figures()
-    rows, prompt_tokens = _rows(spec, tokenizer)
     _refuse_too_few(len(rows), section, name=spec.name)
     trainer = MaskedGrpoTrainer(
         model=setting.model,
@@ -142,7 +148,9 @@ def _train(spec: Spec, journal: Journal, out: Path) -> None:
     trainer.masks = setting.masks
     trainer.inner = optimizer_class(section.optimizer)
     trainer.prompt_tokens = prompt_tokens
-    trainer.journal, trainer.kept = journal, [figures, kept]
+    trainer.journal, trainer.gathered = journal, [figures, kept]
+    if section.engine == "vllm":
+        trainer.sample_elsewhere(open_log(spec, journal))
     trainer.train_to_the_end()
     kept.collect()
     if ranks.rank() == 0:
@@ -159,9 +167,7 @@ def _set_reference(model: PeftModel, section: GrpoConfig, spec: Spec) -> None:
         return
     if "reference" in spec.inputs:
         tensors = load_tensors(spec.inputs["reference"] / ADAPTER_WEIGHTS)
-        with torch.no_grad():
-            for key, parameter in adapter_parameters(model, name="ref").items():
-                parameter.copy_(tensors[key])
+        set_weights(adapter_parameters(model, name="ref"), tensors)
     elif section.kl_reference == "base":
         model.delete_adapter("ref")
 

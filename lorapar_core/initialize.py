@@ -35,6 +35,8 @@ def run(spec: Spec, out: Path) -> None:
     reset_torch(spec.runtime)
     lora = LoraConfig.model_validate(spec.config["lora"])
     model = ModelConfig.model_validate(spec.config["model"])
+    # Never quantized: PiSSA and OLoRA take their part out of the full weights, so that what 4 bits
+    # have to hold is the smaller residual; and a gaussian adapter depends on shapes alone.
     # PiSSA and OLoRA factorise every matrix, which a GPU does sooner; gaussian needs none.
     where = "cpu" if lora.init == "gaussian" else device(spec.runtime)
     base = load_base(

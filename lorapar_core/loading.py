@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorapar_core.errors import ModelError
 from lorapar_core.prompts import with_chat_template
+from lorapar_core.quantization import nf4_arguments, require_quantization
 
 if TYPE_CHECKING:
     import torch
@@ -19,25 +21,33 @@ ADAPTER_CONFIG = "adapter_config.json"
 
 
 def load_base(
-    path: Path, *, dtype: str, attention: str = "sdpa", device: str = "cpu"
+    path: Path,
+    *,
+    dtype: str,
+    attention: str = "sdpa",
+    quantization: str = "none",
+    device: str = "cpu",
 ) -> PreTrainedModel:
     """The frozen base model, in evaluation mode.
 
     Raises:
         ModelError: the files are of no causal language model that transformers knows.
+        ConfigError: the quantization's package isn't installed.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
+    require_quantization(quantization)
+    quantized = {} if quantization == "none" else nf4_arguments(dtype, device)
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            path, dtype=getattr(torch, dtype), attn_implementation=attention
+            path, dtype=getattr(torch, dtype), attn_implementation=attention, **quantized
         )
     except (ValueError, KeyError, OSError, ImportError) as error:
         reason = " ".join(str(error).split())
         raise ModelError(f"the base model in {path} can't be loaded: {reason}") from error
     model.requires_grad_(False)
-    return model.to(device).eval()
+    return (model if quantized else model.to(device)).eval()
 
 
 def load_tokenizer(path: Path, *, chat_template: str = "") -> PreTrainedTokenizerBase:
@@ -59,10 +69,8 @@ def load_tokenizer(path: Path, *, chat_template: str = "") -> PreTrainedTokenize
     return with_chat_template(tokenizer, chat_template)
 
 
-def attach_adapter(
-    model: PreTrainedModel, adapter: Path, *, dropout: float = 0.0, trainable: bool = False
-) -> PeftModel:
-    """`model` with the adapter in `adapter` as its one adapter, `default`, in float32.
+def attach_adapter(model: PreTrainedModel, adapter: Path, *, dropout: float = 0.0) -> PeftModel:
+    """`model` with the adapter in `adapter` as its one adapter, `default`, in float32, frozen.
 
     `dropout` goes into the modules as they are built (set on a built PEFT model it does nothing).
     """
@@ -83,7 +91,7 @@ def attach_adapter(
     _check_keys(set(state), set(adapter_parameters(peft_model)), adapter)
     set_peft_model_state_dict(peft_model, state)
     for parameter in adapter_parameters(peft_model).values():
-        parameter.requires_grad_(trainable)
+        parameter.requires_grad_(False)
     return peft_model
 
 
@@ -98,6 +106,28 @@ def adapter_parameters(model: PeftModel, *, name: str = "default") -> dict[str, 
         if key.endswith((f".lora_A.{name}.weight", f".lora_B.{name}.weight"))
     }
     return dict(sorted(found.items()))
+
+
+def set_weights(
+    parameters: Mapping[str, torch.nn.Parameter], tensors: Mapping[str, torch.Tensor]
+) -> None:
+    """Give each parameter the tensor of its key.
+
+    Raises:
+        ModelError: keys or shapes differ.
+    """
+    import torch
+
+    shapes = {key: tuple(parameter.shape) for key, parameter in parameters.items()}
+    found = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    if found != shapes:
+        odd = min(k for k in {*shapes, *found} if shapes.get(k) != found.get(k))
+        raise ModelError(
+            f"weights of {odd} have shape {found.get(odd)}; this adapter's is {shapes.get(odd)}"
+        )
+    with torch.no_grad():
+        for key, parameter in parameters.items():
+            parameter.copy_(tensors[key])
 
 
 def _check_keys(stored: set[str], expected: set[str], adapter: Path) -> None:

@@ -32,7 +32,11 @@ def run(spec: Spec, out: Path) -> None:
     model = ModelConfig.model_validate(spec.config["model"])
     where = device(spec.runtime)
     base = load_base(
-        spec.inputs["base"], dtype=model.dtype, attention=model.attention, device=where
+        spec.inputs["base"],
+        dtype=model.dtype,
+        attention=model.attention,
+        quantization=model.quantization,
+        device=where,
     )
     scored = moments(
         attach_adapter(base, spec.inputs["adapter"]),

@@ -115,7 +115,7 @@ class _Branch(torch.autograd.Function):
         flat, low = y.view(-1, y.shape[-1]), h.view(-1, h.shape[-1])
         if y.dtype == h.dtype:
             flat.addmm_(low, layer.b)
-        else:  # a half-precision base: the sum is rounded once, as PEFT does
+        else:  # a half-precision base: the sum is rounded once, as PEFT does but for 4 bits
             flat.copy_(torch.addmm(flat.to(h.dtype), low, layer.b))
         return y
 
@@ -211,12 +211,24 @@ def _refuse_unsupported(model: PeftModel) -> None:
         )
 
 
+def _linear_kinds() -> tuple[Any, ...]:
+    """Layers that compute base(x) + h Bᵀ·s, whatever base(x) holds its weights in."""
+    from peft.import_utils import is_bnb_4bit_available
+    from peft.tuners.lora import Linear
+
+    if not is_bnb_4bit_available():
+        return (Linear,)
+    from peft.tuners.lora.bnb import Linear4bit
+
+    return Linear, Linear4bit
+
+
 def _problem(module: Any) -> str | None:
-    from peft.tuners.lora import Embedding, Linear
+    from peft.tuners.lora import Embedding
 
     if isinstance(module, Embedding):
         return "an embedding adapter"
-    if not isinstance(module, Linear):
+    if not isinstance(module, _linear_kinds()):
         return f"an adapter of another kind ({type(module).__name__})"
     found = {
         "a LoRA variant such as DoRA": bool(module.lora_variant),

@@ -49,6 +49,8 @@ def environment(runtime: RuntimeConfig) -> dict[str, str]:
         **_ENVIRONMENT,
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
+        # Without it cuBLAS sums in an order that differs from run to run.
+        "CUBLAS_WORKSPACE_CONFIG": os.environ.get("CUBLAS_WORKSPACE_CONFIG", ":4096:8"),
         **_allocator(),
         **_visible_gpus(runtime),
     }

@@ -9,7 +9,7 @@ import os
 from typing import Any
 
 LAUNCHED = "LORAPAR_LAUNCHED"
-"""Environment variable of ranks that our launcher started, which then looks after the checkpoints."""
+"""Environment variable of ranks that our launcher started; it looks after their checkpoints."""
 VARIABLES = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 

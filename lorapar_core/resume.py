@@ -15,11 +15,7 @@ Nothing here draws a random number, so how often a checkpoint is kept changes no
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
 import os
-import random
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -27,29 +23,26 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from transformers import PrinterCallback, TrainerCallback
 
-from lorapar_core import checkpoints, events, ranks
-from lorapar_core.checkpoints import Checkpoint
+from lorapar_core import checkpoints, ranks
 from lorapar_core.errors import Stopped, TrainingError
+from lorapar_core.journal import CHECKPOINTS, Journal
 from lorapar_core.launch import train_in_ranks
-from lorapar_core.loading import adapter_parameters
+from lorapar_core.loading import adapter_parameters, set_weights
+from lorapar_core.random_state import random_state, set_random_state
 from lorapar_core.sole import sole_trainer
 from lorapar_core.spec import Spec
 from lorapar_core.state_files import load_state, save_state
 from lorapar_core.stopping import StopRequest, stop_request
-from lorapar_core.surroundings import Surroundings, difference, require_same, surroundings
 
-_LOG = logging.getLogger(__name__)
-CHECKPOINTS = "checkpoints"
 TRAINER_STATE = "trainer_state.json"  # where transformers looks for it
 COUNTS = ("_step", "_total_train_tokens")
 """Of trl's trainers, where they have them."""
 
 
-class Kept(Protocol):
+class Gathered(Protocol):
     """What a stage gathers while it trains, and writes at its end."""
 
     def collect(self) -> None:
@@ -90,71 +83,12 @@ def _looked_after() -> bool:
     return ranks.LAUNCHED in os.environ or ranks.rank() > 0
 
 
-class Journal:
-    """The checkpoints of one stage: which one it goes on from, and how the next is kept.
-
-    Raises:
-        TrainingError: the newest is of another stage, or was made in other surroundings.
-    """
-
-    def __init__(self, spec: Spec) -> None:
-        self._spec = spec
-        self._folder = spec.scratch / CHECKPOINTS
-        self._identity = identity(spec)
-        self._surroundings: Surroundings = surroundings(spec.runtime)
-        self._history: tuple[Any, ...] = ()
-        self.every_s = spec.runtime.checkpoint_s
-        self.begun: Checkpoint | None = checkpoints.newest(
-            self._folder, identity=self._identity, others=spec.checkpoints
-        )
-        if self.begun:
-            inexact = spec.runtime.resume == "inexact"
-            require_same(self.begun, self._surroundings, inexact=inexact)
-            self._resume(self.begun)
-
-    def _resume(self, begun: Checkpoint) -> None:
-        differs = difference(begun.surroundings, self._surroundings)
-        entry = {"step": begun.step, "exact": not differs, "differs": differs}
-        self._history = (*begun.history, entry)
-        events.resumed(self._history)
-        how = "" if not differs else f", in other surroundings: {', '.join(differs)}"
-        _LOG.info("%s goes on from the checkpoint of step %d%s", self._spec.name, begun.step, how)
-
-    @property
-    def same_processes(self) -> bool:
-        """Whether as many processes train as did before."""
-        made = self.begun.surroundings if self.begun else self._surroundings
-        return bool(made["processes"] == self._surroundings["processes"])
-
-    def keep(self, fill: Callable[[Path], None], *, step: int, total: int) -> None:
-        """Keep a checkpoint with the files that `fill` writes, and say so.
-
-        Raises:
-            TrainingError: the disk refuses.
-        """
-        path = checkpoints.keep(
-            self._folder,
-            fill=fill,
-            step=step,
-            total=total,
-            identity=self._identity,
-            surroundings=self._surroundings,
-            history=self._history,
-        )
-        events.checkpoint(step=step, path=path)
-
-
-def identity(spec: Spec) -> str:
-    """Digest of what is trained, on what: the stage, its config and its inputs' digests."""
-    facts = {"stage": spec.stage, "config": spec.config, "inputs": dict(spec.digests)}
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
 class ExactResume:
     """Mixin for a trl trainer: it goes on from our checkpoints, and keeps them."""
 
     journal: Journal
-    kept: Sequence[Kept]
+    _state: Any = None
+    gathered: Sequence[Gathered]
 
     def train_to_the_end(self) -> None:
         """Train from the journal's checkpoint, or from the start.
@@ -167,15 +101,15 @@ class ExactResume:
         begun = self.journal.begun
         if begun and begun.step >= begun.total:  # killed after its last step
             self._load_from_checkpoint(str(begun.path))
-            self._load_kept(begun.path)
+            self._load_gathered(begun.path)
             return
         with stop_request() as stop:
-            keeping = _Keeping(self.journal, stop)
+            when = _WhenToKeep(self.journal, stop)
             trainer.remove_callback(PrinterCallback)  # it tells again what `Figures` reports
-            trainer.add_callback(keeping)
+            trainer.add_callback(when)
             trainer.train(resume_from_checkpoint=str(begun.path) if begun else None)
         step, total = trainer.state.global_step, trainer.state.max_steps
-        if keeping.stopped and step < total:
+        if when.stopped and step < total:
             raise Stopped(f"stopped after step {step} of {total}; it goes on from there")
 
     def _save_into(self, folder: Path, own: Sequence[Any]) -> None:
@@ -192,23 +126,21 @@ class ExactResume:
         for rank, part in enumerate(own):
             save_state(folder, f"rank-{rank}", part)
         trainer.state.save_to_json(str(folder / TRAINER_STATE))
-        for kept in self.kept:
-            kept.save(folder)
+        for part in self.gathered:
+            part.save(folder)
 
     # What follows is called by transformers' Trainer, in this order.
 
     def _load_from_checkpoint(self, checkpoint: str, model: Any = None) -> None:
         trainer: Any = self
-        saved = load_state(Path(checkpoint), "state")["adapter"]
-        with torch.no_grad():
-            for key, parameter in adapter_parameters(model or trainer.model).items():
-                parameter.copy_(saved[key])
+        self._state = load_state(Path(checkpoint), "state")
+        set_weights(adapter_parameters(model or trainer.model), self._state["adapter"])
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None:
             return
         trainer: Any = self
-        state = load_state(Path(checkpoint), "state")
+        state, self._state = self._state, None
         trainer.optimizer.load_state_dict(state["optimizer"])
         trainer.lr_scheduler.load_state_dict(state["schedule"])
         for name, value in state["counts"].items():
@@ -216,17 +148,17 @@ class ExactResume:
         own = self._own(Path(checkpoint))
         if own and own["rollouts"] is not None:
             trainer._buffered_inputs = _moved(own["rollouts"], trainer.args.device)
-        self._load_kept(Path(checkpoint))
+        self._load_gathered(Path(checkpoint))
 
-    def _load_kept(self, folder: Path) -> None:
+    def _load_gathered(self, folder: Path) -> None:
         if ranks.rank() == 0:
-            for kept in self.kept:
-                kept.load(folder)
+            for part in self.gathered:
+                part.load(folder)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         own = self._own(Path(checkpoint)) if checkpoint is not None else None
         if own:
-            _set_random_state(own["random"])
+            set_random_state(own["random"])
 
     def _own(self, folder: Path) -> Any:
         """What this rank had of its own; nothing where there were more ranks, or fewer."""
@@ -235,16 +167,16 @@ class ExactResume:
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         rollouts = getattr(self, "_buffered_inputs", None)
-        own = ranks.gather({"random": _random_state(), "rollouts": _moved(rollouts, "cpu")})
-        for kept in self.kept:
-            kept.collect()
+        own = ranks.gather({"random": random_state(), "rollouts": _moved(rollouts, "cpu")})
+        for part in self.gathered:
+            part.collect()
         if ranks.rank() == 0:
             state = self.state  # type: ignore[attr-defined]
             fill = partial(self._save_into, own=own)
             self.journal.keep(fill, step=state.global_step, total=state.max_steps)
 
 
-class _Keeping(TrainerCallback):
+class _WhenToKeep(TrainerCallback):
     """Asks for a checkpoint when one is due, before a stop that was asked for, and at the end."""
 
     def __init__(self, journal: Journal, stop: StopRequest) -> None:
@@ -263,27 +195,6 @@ class _Keeping(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._last = time.monotonic()
-
-
-def _random_state() -> dict[str, Any]:
-    numpy: Any = np.random.get_state()  # noqa: NPY002  whatever a library draws from
-    name, keys, place, has_gauss, gauss = numpy
-    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
-    return {
-        "python": random.getstate(),
-        "numpy": (name, keys.tolist(), place, has_gauss, gauss),
-        "torch": torch.get_rng_state(),
-        "cuda": cuda,
-    }
-
-
-def _set_random_state(state: dict[str, Any]) -> None:
-    random.setstate(state["python"])
-    name, keys, *rest = state["numpy"]
-    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))  # noqa: NPY002
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
 
 
 def _moved(value: Any, where: torch.device | str) -> Any:

@@ -21,10 +21,11 @@ from lorapar_core.config import SftConfig
 from lorapar_core.examples import token_rows
 from lorapar_core.figures import Figures
 from lorapar_core.gradients import IGNORED
+from lorapar_core.journal import Journal
 from lorapar_core.label_logprobs import LabelLogProbs
 from lorapar_core.loading import load_tokenizer
 from lorapar_core.optimizers import optimizer_class
-from lorapar_core.resume import ExactResume, Journal, run_training
+from lorapar_core.resume import ExactResume, run_training
 from lorapar_core.spec import Spec
 from lorapar_core.training import (
     MaskedTraining,
@@ -63,7 +64,7 @@ def _train(spec: Spec, journal: Journal, out: Path) -> None:
     )
     trainer.masks = setting.masks
     trainer.inner = optimizer_class(section.optimizer)
-    trainer.journal, trainer.kept = journal, [figures]
+    trainer.journal, trainer.gathered = journal, [figures]
     trainer.train_to_the_end()
     finish(spec, setting, figures, out)
 

@@ -20,7 +20,7 @@ from lorapar_core.config import RuntimeConfig
 from lorapar_core.errors import TrainingError
 from lorapar_core.process import device, thread_count
 
-LIBRARIES = ("accelerate", "bitsandbytes", "numpy", "peft", "torch", "transformers", "trl")
+LIBRARIES = ("accelerate", "bitsandbytes", "numpy", "peft", "torch", "transformers", "trl", "vllm")
 
 Surroundings = Mapping[str, str | int]
 

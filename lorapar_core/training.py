@@ -21,6 +21,7 @@ from lorapar_core.config import GrpoConfig, ModelConfig, SftConfig
 from lorapar_core.errors import TooFewExamples, TrainingError
 from lorapar_core.examples import seeded_order, system_ids
 from lorapar_core.figures import Figures
+from lorapar_core.journal import identity
 from lorapar_core.loading import (
     adapter_parameters,
     attach_adapter,
@@ -32,7 +33,6 @@ from lorapar_core.masked_optimizer import MaskedOptimizer, restrict
 from lorapar_core.packed_mask import PackedMask
 from lorapar_core.partition import active_mask
 from lorapar_core.process import device, reset_torch
-from lorapar_core.resume import identity
 from lorapar_core.spec import Spec
 from lorapar_core.trackers import tracking
 
@@ -80,14 +80,25 @@ class Setting:
 
 
 def open_setting(spec: Spec, *, dropout: float) -> Setting:
-    """Base, adapter and the stage's active mask, on the device, adapter trainable."""
+    """Base, adapter and the stage's active mask, on the device.
+
+    Nothing asks for a gradient until the optimizer is made: what does when a trl trainer is built
+    on a quantized base, it rounds to bfloat16.
+    """
     reset_torch(spec.runtime)
     config = ModelConfig.model_validate(spec.config["model"])
     where = device(spec.runtime)
+    if where == "cuda":  # a CPU's kernels are deterministic as they are; it warns where none is
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # which costs time
     base = load_base(
-        spec.inputs["base"], dtype=config.dtype, attention=config.attention, device=where
+        spec.inputs["base"],
+        dtype=config.dtype,
+        attention=config.attention,
+        quantization=config.quantization,
+        device=where,
     )
-    model = attach_adapter(base, spec.inputs["adapter"], dropout=dropout, trainable=True)
+    model = attach_adapter(base, spec.inputs["adapter"], dropout=dropout)
     bits = load_file(spec.inputs["masks"])
     masks = {
         key: PackedMask(torch.from_numpy(active_mask(tensor, spec.config["system"])), where)

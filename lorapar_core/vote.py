@@ -64,6 +64,7 @@ def _local(spec: Spec, questions: list[tuple[str, str]]) -> list[Ballot]:
         label=spec.config["served_model"],
         dtype=model.dtype,
         attention=model.attention,
+        quantization=model.quantization,
         device=device(spec.runtime),
         template=model.chat_template,
     )

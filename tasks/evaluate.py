@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lorapar_core.config import Recipe
 from tasks.action import Action, Input
+from tasks.model import settings
 from tasks.train import answer_format
 
 
@@ -26,7 +27,7 @@ def evaluate(
         f"evaluate[{after}]",
         config={
             "evaluation": recipe.evaluation.model_dump(mode="json", exclude={"base"}),
-            "model": recipe.model.model_dump(include={"dtype", "attention"}),
+            "model": settings(recipe.model),
             "format": kind,
             "answer_format": answer_format(recipe, kind),
         },

@@ -8,6 +8,7 @@ from tasks.model import Model
 
 
 def initialize(recipe: Recipe, *, model: Model) -> Action:
+    # The full weights, whatever the quantization: see the stage.
     settings = recipe.model.model_dump(include={"dtype", "attention"})
     return Action(
         "initialize",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from lorapar_core.base import Base
+from lorapar_core.config import ModelConfig
 from tasks.action import Action, External, Input, Outcome
 
 
@@ -18,6 +20,15 @@ class Model:
     """What artifacts call it: never by where it lies. Empty while nobody knows."""
     base: Input
     tokenizer: Input
+
+
+def settings(model: ModelConfig) -> dict[str, Any]:
+    """How a stage that computes with the base holds it.
+
+    No quantization stands in no key: what was computed before there was one keeps its key.
+    """
+    quantized = {"quantization"} if model.quantization != "none" else set()
+    return model.model_dump(include={"dtype", "attention"} | quantized)
 
 
 def dequantize(base: Base, *, name: str = "dequantize") -> Action:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from lorapar_core.config import Recipe
 from tasks.action import Action, Input, Outcome
+from tasks.model import settings
 
 
 def shard_bounds(count: int, size: int) -> list[tuple[int, int]]:
@@ -24,7 +25,6 @@ def moments(
     labels: Input,
 ) -> Action:
     start, stop = bounds
-    settings = recipe.model.model_dump(include={"dtype", "attention"})
     return Action(
         "moments",
         f"moments[{system}/{start // recipe.importance.shard_size}]",
@@ -34,7 +34,7 @@ def moments(
             "stop": stop,
             "order_seed": recipe.importance.seed,
             "batch_tokens": recipe.importance.batch_tokens,
-            "model": settings,
+            "model": settings(recipe.model),
         },
         inputs={"base": base, "adapter": adapter, "tokens": tokens, "labels": labels},
         units=stop - start,

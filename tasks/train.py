@@ -6,6 +6,7 @@ from typing import Any
 
 from lorapar_core.config import Recipe, StageConfig
 from tasks.action import Action, Input
+from tasks.model import settings
 
 
 def train(
@@ -26,7 +27,7 @@ def train(
         "system": stage.system,
         "data": stage.data,
         "epochs": stage.epochs,
-        "model": recipe.model.model_dump(include={"dtype", "attention"}),
+        "model": settings(recipe.model),
     }
     inputs = {
         "base": base,
@@ -40,6 +41,8 @@ def train(
         config = {**common, "sft": section, "dropout": recipe.lora.dropout}
         return Action("sft", name, config=config, inputs=inputs)
     excluded = {"prompt", "system_prompt", "max_prompt_length"}  # they are in the tokens
+    if recipe.grpo.engine == "transformers":  # as it was when there was no other: the key stays
+        excluded.add("engine")
     section = recipe.grpo.model_dump(mode="json", exclude=excluded)
     config = {**common, "grpo": section, "answer_format": answer_format(recipe, "grpo")}
     inputs["examples"] = examples

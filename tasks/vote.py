@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from lorapar_core.config import Recipe, TeacherConfig
 from lorapar_core.teachers.prompts import identity
 from tasks.action import Action, Input
-from tasks.model import Model
+from tasks.model import Model, settings
 
 _SITE = {"api_base", "api_key_env"}
 
@@ -49,8 +49,8 @@ def vote(
     }
     inputs = {"examples": examples}
     if model is not None:
-        settings = recipe.model.model_dump(include={"dtype", "attention", "chat_template"})
-        config |= {"model": settings, "served_model": model.identity}
+        held = {**settings(recipe.model), "chat_template": recipe.model.chat_template}
+        config |= {"model": held, "served_model": model.identity}
         inputs["teacher"] = model.base
     return Action(
         "vote",

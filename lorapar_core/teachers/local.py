@@ -32,12 +32,22 @@ class LocalTeacher:
     """Votes of one local model."""
 
     def __init__(
-        self, path: Path, *, label: str, dtype: str, attention: str, device: str, template: str
+        self,
+        path: Path,
+        *,
+        label: str,
+        dtype: str,
+        attention: str,
+        device: str,
+        template: str,
+        quantization: str = "none",
     ) -> None:
         self._label = label
         self._device = device
         self._tokenizer = load_tokenizer(path, chat_template=template)
-        self._model = load_base(path, dtype=dtype, attention=attention, device=device)
+        self._model = load_base(
+            path, dtype=dtype, attention=attention, quantization=quantization, device=device
+        )
 
     def vote(self, questions: Sequence[tuple[str, str]]) -> list[Ballot]:
         """A ballot for each (example id, user message), in that order.

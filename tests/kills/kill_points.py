@@ -43,7 +43,7 @@ POINTS = {
     "writing a checkpoint: before": Point("lorapar_core.checkpoints", "keep"),
     "writing a checkpoint: its files": Point("lorapar_core.resume", "save_state"),
     "writing a checkpoint: no manifest": Point("lorapar_core.checkpoints", "_seal"),
-    "writing a checkpoint: on the disk": Point("lorapar_core.checkpoints", "_sync", after=True),
+    "writing a checkpoint: on the disk": Point("lorapar_core.checkpoints", "sync", after=True),
     "writing a checkpoint: removing the old": Point("lorapar_core.checkpoints", "_remove"),
     "keeping a checkpoint: before": Point("artifacts", "Store.keep_checkpoint"),
     "publishing: an object": Point("artifacts.intake", "Intake._install"),

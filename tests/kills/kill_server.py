@@ -1,14 +1,15 @@
 """Forks a process for each training run it is asked for, so that a hundred need torch once.
 
 One JSON object a line on stdin, {"store", "stage", "config", "inputs", "runtime", "log", "home",
-"file_limit", "kill"}; for each a line {"pid": ...} as it begins, and {"status": ...} when it has
-ended: its exit code, or minus the signal's number. A run is `tasks.stage.perform` as a flow has it,
-with a real store, but its stage runs in the same process, so that one kill ends trainer and
-publisher together, at any moment of either.
+"file_limit", "prepare", "kill"}; for each a line {"pid": ...} as it begins, and {"status": ...}
+when it has ended: its exit code, or minus the signal's number. A run is `tasks.stage.perform` as a
+flow has it, with a real store, but its stage runs in the same process, so that one kill ends
+trainer and publisher together, at any moment of either.
 
 `kill` is {"at": a name of `POINTS`, "nth": n, "number": a signal's}: the process sends itself that
 signal when it comes there for the nth time. `file_limit` is the most bytes a file may have: beyond
-it a write fails, as on a full disk. `log` gets one line for each batch that a loss was computed of.
+it a write fails, as on a full disk. `prepare` is a `module:function` to call before training. `log`
+gets one line for each batch that a loss was computed of.
 """
 
 from __future__ import annotations
@@ -108,6 +109,9 @@ def _perform(job: Mapping[str, Any]) -> None:
     action = Action(job["stage"], job["stage"], config=job["config"], inputs=inputs)
     _note_batches(Path(job["log"]))
     os.environ["HOME"] = job["home"]
+    if job["prepare"]:
+        module, _, function = job["prepare"].partition(":")
+        getattr(importlib.import_module(module), function)()
     if job["kill"]:
         arm(job["kill"]["at"], nth=job["kill"]["nth"], number=job["kill"]["number"])
     if job["file_limit"]:

@@ -28,6 +28,8 @@ class Case:
     stage: str
     config: Mapping[str, Any]
     inputs: Mapping[str, Path]
+    prepare: str = ""
+    """`module:function` that the process calls before it trains."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,7 @@ class Runs:
             "log": str(self.folder / "batches.jsonl"),
             "home": str(self.home or self.folder),
             "file_limit": file_limit,
+            "prepare": self.case.prepare,
             "kill": {"at": at, "nth": nth, "number": number} if at else None,
         }
         return self.server.run(job, kill_after_s=kill_after_s)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,15 @@ RANK = 4
 MODULES = ["q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "down_proj"]
 
 
-def adapted(path: Path, *, attention: str = "sdpa", dtype: str = "float32", **lora: Any) -> Any:
-    base = load_base(path, dtype=dtype, attention=attention)
+def adapted(
+    path: Path,
+    *,
+    attention: str = "sdpa",
+    dtype: str = "float32",
+    quantization: str = "none",
+    **lora: Any,
+) -> Any:
+    base = load_base(path, dtype=dtype, attention=attention, quantization=quantization)
     model = get_peft_model(base, LoraConfig(r=RANK, lora_alpha=8, target_modules=MODULES, **lora))
     return drawn(model)
 
@@ -187,6 +195,34 @@ def error(found: dict[str, torch.Tensor], exact: dict[str, torch.Tensor]) -> flo
     """Mean over tensors of the largest error, relative to the tensor's largest value."""
     errors = [(found[k].float() - e).abs().max() / e.abs().max() for k, e in exact.items()]
     return float(torch.stack(errors).mean())
+
+
+@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="needs the extra 4bit")
+@pytest.mark.parametrize("batch_tokens", [1, 90, 4096])
+@pytest.mark.parametrize("padding", ["right", "left"])
+def test_equals_the_loop_on_a_4_bit_base(
+    tiny_model: Path, batch_tokens: int, padding: Side
+) -> None:
+    from peft.tuners.lora.bnb import Linear4bit
+
+    model = adapted(tiny_model, quantization="nf4")
+    kinds = {type(layer) for layer in model.modules() if isinstance(layer, LoraLayer)}
+    assert kinds == {Linear4bit}
+    theirs = loop(model, rows())
+    assert_same(moments(model, rows(), batch_tokens=batch_tokens, padding=padding), theirs)
+    full = loop(adapted(tiny_model), rows())
+    assert error(theirs.first, full.first) > 0.01, "4 bits are other weights"
+
+
+@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="needs the extra 4bit")
+def test_a_4_bit_base_in_bfloat16_costs_batches_no_more_than_the_loop(tiny_model: Path) -> None:
+    """There PEFT rounds twice where we round once."""
+    exact = loop(adapted(tiny_model, quantization="nf4"), rows())
+    half = adapted(tiny_model, dtype="bfloat16", quantization="nf4")
+    ours, theirs = moments(half, rows(), batch_tokens=200), loop(half, rows())
+    for name in ("first", "second"):
+        mine, other = (error(getattr(m, name), getattr(exact, name)) for m in (ours, theirs))
+        assert 0 < mine <= 1.5 * other, name
 
 
 def test_asks_no_weight_for_a_gradient_and_leaves_no_hook(tiny_model: Path) -> None:

@@ -53,6 +53,7 @@ CONTRARY: dict[str, Any] = {
         "revision": "abc",
         "dtype": "float32",
         "attention": "eager",
+        "quantization": "nf4",
         "chat_template": "{{ messages }}",
     },
     "lora": {
@@ -107,6 +108,7 @@ CONTRARY: dict[str, Any] = {
         "kl_reference": "initial",
         "temperature": 0.6,
         "top_p": 0.7,
+        "engine": "vllm",
         "clip_epsilon": 0.8,
         "loss_type": "dapo",
         "scale_rewards": "batch",
@@ -130,6 +132,10 @@ CONTRARY: dict[str, Any] = {
         "vote_concurrency": 3,
         "request_timeout_s": 4.0,
         "attempts": 5,
+        "vllm_mode": "server",
+        "vllm_server": "there:8001",
+        "vllm_memory_share": 0.5,
+        "vllm_tensor_parallel": 2,
         "sandbox": "limits",
     },
 }

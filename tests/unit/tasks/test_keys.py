@@ -153,6 +153,8 @@ def test_the_same_recipe_gives_the_same_keys(model: Path) -> None:
         # Model and adapter
         ({"model": {"dtype": "bfloat16"}}, {*MODEL_READERS, "report"}),
         ({"model": {"attention": "eager"}}, {*MODEL_READERS, "report"}),
+        ({"model": {"quantization": "nf4"}}, {*MODEL_READERS} - {"initialize"} | {"report"}),
+        ({"model": {"quantization": "none"}}, set()),
         ({"model": {"chat_template": "{{ messages }}"}}, {"prepare", *VOTES, "report"}),
         ({"lora": {"r": 4}}, {"initialize", "report"}),
         ({"lora": {"seed": 1}}, {"initialize", "report"}),
@@ -168,7 +170,14 @@ def test_the_same_recipe_gives_the_same_keys(model: Path) -> None:
         ({"partition": {"beta": 0.5}}, {"partition", "report"}),
         ({"partition": {"choice": "random"}}, {"partition", "report"}),
         ({"partition": {"seed": 1}}, {"report"}),
+        ({"runtime": {"vllm_mode": "server", "vllm_server": "other:1"}}, set()),
+        ({"runtime": {"vllm_memory_share": 0.5, "vllm_tensor_parallel": 2}}, set()),
         # Training
+        ({"grpo": {"engine": "transformers"}}, set()),
+        (
+            {"grpo": {"engine": "vllm"}, "runtime": {"device": "auto", "child": "once"}},
+            {"grpo", "report"},
+        ),
         ({"sft": {"learning_rate": 0.1}}, {"sft", "report"}),
         ({"sft": {"seed": 1}}, {"sft", "report"}),
         ({"sft": {"batch_size": 2}}, {"sft", "report"}),
