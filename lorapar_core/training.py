@@ -90,7 +90,6 @@ def open_setting(spec: Spec, *, dropout: float) -> Setting:
     where = device(spec.runtime)
     if where == "cuda":  # a CPU's kernels are deterministic as they are; it warns where none is
         torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # which costs time
     base = load_base(
         spec.inputs["base"],
         dtype=config.dtype,

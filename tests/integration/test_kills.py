@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -15,12 +16,13 @@ from pathlib import Path
 import pytest
 from tiny_inputs import MODEL, tiny_adapter, tiny_inputs, tiny_masks
 
+from lorapar_core import sole
 from lorapar_core.config import GrpoConfig, SftConfig
 from lorapar_core.sole import sole_trainer
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "kills"))
 from kill_points import POINTS
-from killed_runs import Case, Ending, Runs, Server
+from killed_runs import ROOT, Case, Ending, Runs, Server
 
 TOP = {"system": 2, "data": "system", "epochs": 2.0, "model": MODEL}
 SFT = {"learning_rate": 1e-2, "weight_decay": 0.1, "batch_size": 2, "accumulation": 2}
@@ -172,7 +174,8 @@ def test_a_torn_checkpoint_is_left_out_for_the_one_before(
     torn.write_bytes(content[:-1] + b"?")
     check(runs, straight("grpo")[0])
     assert [entry["step"] for entry in runs.ending().resumed] == [6]
-    assert "is not whole and is left out" in runs.said or "step 7 is left out" in runs.said
+    said = {"scratch": "is not whole and is left out", "store": "step 7 is left out"}
+    assert said[where] in runs.said
 
 
 def test_other_surroundings_are_refused_by_name(runs: Runs, straight: Straight) -> None:
@@ -220,39 +223,55 @@ def test_a_full_disk_ends_with_one_line_and_a_checkpoint_that_serves(
 def test_a_store_that_goes_away_ends_the_run_and_serves_when_it_is_back(
     runs: Runs, straight: Straight
 ) -> None:
+    ended = threading.Event()
+
     def take_away() -> None:
-        while not list(runs.store.glob("scratch/*/checkpoints/step-*3")):
+        while not ended.is_set() and not list(runs.store.glob("scratch/*/checkpoints/step-*3")):
             time.sleep(0.001)
         runs.store.rename(runs.folder / "away")
 
     taking = threading.Thread(target=take_away)
     taking.start()
-    assert runs.run() == 1
+    status = runs.run()
+    ended.set()
     taking.join()
+    assert status == 1
     last = runs.said.splitlines()[-1]
-    assert "it has gone away, or another lies" in last or "No such file or directory" in last
+    assert last.startswith(("TrainingError: ", "StoreError: "))
+    assert "see to the disk" in last or "bring it back and run it again" in last
     assert not runs.store.exists()
     (runs.folder / "away").rename(runs.store)
     check(runs, straight("grpo")[0])
     assert runs.ending().resumed[0]["step"] >= 2
 
 
-def test_a_second_trainer_of_the_same_scratch_waits(
-    runs: Runs, straight: Straight, caplog: pytest.LogCaptureFixture
+def test_a_second_trainer_of_the_same_scratch_waits_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    folder = runs.folder / "scratch"
-    with sole_trainer(folder):
-        waiting = threading.Thread(target=lambda: _enter(folder))
+    monkeypatch.setattr(sole, "SAY_AFTER_S", 0.0)
+    program = (
+        "import sys; from pathlib import Path; from lorapar_core.sole import sole_trainer\n"
+        "with sole_trainer(Path(sys.argv[1])): print('in', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "in\n"
+        entered = threading.Event()
+
+        def enter() -> None:
+            with sole_trainer(tmp_path):
+                entered.set()
+
+        waiting = threading.Thread(target=enter)
         waiting.start()
-        waiting.join(0.5)
-        assert waiting.is_alive()
-    waiting.join(10)
-    assert not waiting.is_alive()
-
-
-def _enter(folder: Path) -> None:
-    with sole_trainer(folder):
-        pass
+        assert not entered.wait(0.5)
+        assert "another process is training this; waiting for its end" in caplog.text
+        first.kill()  # however it ends
+        assert entered.wait(10)
+        waiting.join()
 
 
 def points(name: str) -> list[tuple[str, int]]:

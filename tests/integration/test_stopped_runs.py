@@ -85,12 +85,6 @@ def checkpoints(service: Service) -> list[Path]:
     return list((service.home / "store" / "progress").glob("*.json"))
 
 
-def step(service: Service) -> int:
-    (document,) = checkpoints(service)
-    found: int = json.loads(document.read_text())["checkpoints"][0]["step"]
-    return found
-
-
 def retry(service: Service) -> None:
     retried = service.prefect("flow-run", "retry", service.flow_run()["id"])
     assert retried.returncode == 0, retried.stdout + retried.stderr
@@ -133,12 +127,10 @@ def test_cancelled_in_the_ui(training: Service, in_peace: dict[str, str]) -> Non
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_sigterm_from_outside(training: Service, in_peace: dict[str, str]) -> None:
-    before = step(training)
     flow_process(training).send_signal(signal.SIGTERM)
     wait_for(lambda: training.flow_run()["state_type"] in ENDED, seconds=90)
     assert training.flow_run()["state_type"] == "CRASHED"
     wait_for(lambda: not training.children(), seconds=30)
-    assert step(training) >= before
     retry(training)
     check(training, in_peace)
 

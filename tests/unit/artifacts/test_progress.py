@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from artifacts import CorruptObject, Record, Store, StoreError
+from artifacts import store as store_module
+from artifacts.objects import Objects
 
 KEY, OTHER = "a" * 64, "b" * 64
 
@@ -20,7 +24,7 @@ def store(tmp_path: Path) -> Store:
 
 def checkpoint(store: Store, key: str, step: int, **files: str) -> Path:
     source = store.scratch(key) / f"step-{step}"
-    source.mkdir()
+    source.mkdir(exist_ok=True)
     for name, content in {"state": f"{key} {step}", **files}.items():
         (source / name).write_text(content)
     return source
@@ -92,6 +96,59 @@ def test_what_something_else_names_stays(store: Store) -> None:
     assert store.lookup(OTHER) is not None
     assert [found.step for found in store.checkpoints(OTHER)] == [1]
     assert (store.path(store.checkpoints(OTHER)[0].ref) / "both").read_text() == "shared"
+
+
+def test_a_corrupt_newest_does_not_push_out_the_whole_one_before(store: Store) -> None:
+    for step in (7, 8):
+        keep(store, KEY, step)
+    newest = store.checkpoints(KEY)[0].ref
+    (store.root / "cas" / newest.digest[:2] / newest.digest).unlink()
+    store.keep_checkpoint(KEY, checkpoint(store, KEY, 8, again="yes"), step=8, writer={})
+    assert [found.step for found in store.checkpoints(KEY)] == [8, 7]
+    for found in store.checkpoints(KEY):
+        store.path(found.ref)
+
+
+def test_what_is_being_published_is_not_removed_before_it_is_named(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another's checkpoint with the same file goes between an object and the record that names it:
+    whoever removes waits."""
+    keep(store, OTHER, 1, both="the same")
+    writing = store_module.write_record
+    removed: list[threading.Thread] = []
+
+    def slowly(*arguments: Any, **named: Any) -> Any:
+        monkeypatch.undo()
+        other = Store.open(store.root)
+        thread = threading.Thread(target=lambda: publish(other, OTHER, adapter="of another"))
+        thread.start()
+        removed.append(thread)
+        thread.join(0.5)
+        return writing(*arguments, **named)
+
+    monkeypatch.setattr(store_module, "write_record", slowly)
+    record = publish(store, KEY, figures="the same")
+    removed[0].join(10)
+    assert not removed[0].is_alive()
+    assert store.checkpoints(OTHER) == []
+    assert store.lookup(KEY) == record
+    assert store.path(record.outputs["figures"]).read_text() == "the same"
+
+
+def test_checkpoints_that_cannot_be_removed_fail_no_publication(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    keep(store, KEY, 1)
+
+    def refuse(*_: Any) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Objects, "remove", refuse)
+    record = publish(store, KEY, adapter="the end")
+    assert store.lookup(KEY) == record
+    assert "checkpoints of" in caplog.text
+    assert "Input/output error" in caplog.text
 
 
 def test_the_same_checkpoint_again_is_one(store: Store) -> None:

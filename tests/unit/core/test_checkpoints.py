@@ -117,6 +117,25 @@ def test_a_torn_one_is_replaced_by_the_same_step(tmp_path: Path) -> None:
     assert found.step == 3
 
 
+def test_what_was_left_out_gives_way_to_what_comes_after(tmp_path: Path) -> None:
+    """Two torn ones of higher steps: what is kept from now on counts, and stays."""
+    for step in (8, 9):
+        damage(kept(tmp_path, step), "no manifest")
+    assert find(tmp_path) is None
+    for step in (1, 2, 3):
+        assert kept(tmp_path, step).is_dir()
+        found = find(tmp_path)
+        assert found is not None
+        assert found.step == step
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002", "step-00000003"]
+
+
+def test_files_of_others_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / ".nfs0001").write_text("a file system's")
+    prepare(tmp_path)
+    assert (tmp_path / ".nfs0001").exists()
+
+
 def test_another_stage_is_refused(tmp_path: Path) -> None:
     kept(tmp_path, 3, identity="b" * 64)
     with pytest.raises(TrainingError, match=r"step-00000003 is of another stage or recipe \(bbbb"):

@@ -393,8 +393,10 @@ def scoring(inputs: Mapping[str, Path], scratch: Path, *, stop: int = 4) -> Any:
     return spec("moments", config, needed, scratch)
 
 
-def tuning(inputs: Mapping[str, Path], scratch: Path, *, system: int) -> Any:
-    section = SftConfig(batch_size=2, accumulation=3, max_steps=2, learning_rate=1e-2)
+def tuning(
+    inputs: Mapping[str, Path], scratch: Path, *, system: int, max_steps: int = 2, **runtime: Any
+) -> Any:
+    section = SftConfig(batch_size=2, accumulation=3, max_steps=max_steps, learning_rate=1e-2)
     config = {
         "sft": section.model_dump(exclude={"prompt"}),
         "model": MODEL,
@@ -404,7 +406,7 @@ def tuning(inputs: Mapping[str, Path], scratch: Path, *, system: int) -> Any:
         "epochs": 1.0,
     }
     roles = ("base", "adapter", "masks", "labels", "tokens")
-    return spec("sft", config, {role: inputs[role] for role in roles}, scratch)
+    return spec("sft", config, {r: inputs[r] for r in roles}, scratch, runtime=runtime)
 
 
 def test_a_resident_child_writes_what_a_fresh_one_writes(
@@ -434,6 +436,74 @@ def test_a_resident_child_writes_what_a_fresh_one_writes(
         assert run(resident, trained("two"), "again.sft") == fresh[1]
         assert run(resident, scored, "again.moments") == fresh[0]
         assert resident._idle == [child]
+
+
+def test_closing_lets_training_end_its_step_and_keep_a_checkpoint(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    """No checkpoint is due for hours: it is there because the run was stopped."""
+    import threading
+
+    given = tuning(inputs, tmp_path / "scratch", system=2, max_steps=5000, checkpoint_s=1e9)
+    events, hear = heard()
+    failed: list[Stopped] = []
+    children = Children(RuntimeConfig.model_validate(RUNTIME))
+
+    def work() -> None:
+        try:
+            children.run(given, empty(tmp_path / "out"), place="device", listen=hear)
+        except Stopped as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    deadline = time.monotonic() + 120
+    while not any(event["event"] == "progress" for event in events):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    children.close()
+    thread.join(30)
+    assert str(failed[0]).startswith("stopped after step ")
+    (kept,) = (tmp_path / "scratch" / "checkpoints").glob("step-*")
+    (told,) = (event for event in events if event["event"] == "checkpoint")
+    assert told["path"] == str(kept)
+    assert f"stopped after step {told['step']} of 5000" in str(failed[0])
+
+
+def test_a_trainer_that_somebody_else_stops_is_one_that_failed(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    """So that its task is tried again: the run goes on."""
+    given = tuning(inputs, tmp_path / "scratch", system=2, max_steps=5000, checkpoint_s=1e9)
+    with Children(RuntimeConfig.model_validate(RUNTIME)) as children:
+
+        def listen(event: Mapping[str, Any]) -> None:
+            if event["event"] == "progress" and event["step"] == 1:
+                (child,) = children._all
+                child._process.terminate()
+
+        with pytest.raises(StageFailed, match="somebody else told its process to end"):
+            children.run(given, empty(tmp_path / "out"), place="device", listen=listen)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
+def test_a_child_whose_parent_is_gone_before_it_asks_does_no_work(
+    stages: Path, tmp_path: Path
+) -> None:
+    out = empty(tmp_path / "out")
+    request = {"spec": json.loads(sleeper(tmp_path, "work").to_json()), "out": str(out)}
+    done = subprocess.run(
+        [sys.executable, "-m", "lorapar_core", "--serve", "1"],  # not its parent
+        cwd=ROOT,
+        input=json.dumps(request) + "\n",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert done.stdout == ""
+    assert list(out.iterdir()) == []
 
 
 def alone(*arguments: Path | str) -> subprocess.CompletedProcess[str]:
