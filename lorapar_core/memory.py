@@ -29,6 +29,8 @@ Parts = dict[str, int]
 
 FLOAT = 4
 MIB = 2**20
+NF4 = (4 + 8 / 64 + 32 / (64 * 256)) / 8
+"""Bytes of a weight in nf4: 4 bits, 8 for the scale of 64, and 32 for the scale of 256 such."""
 WIDTH = {"float32": 4, "bfloat16": 2}
 """Bytes of a number."""
 LIBRARIES = {"training": 540 * MIB, "other": 410 * MIB}
@@ -103,6 +105,8 @@ class Setup:
     """Bytes of a base number."""
     attention: str
     device: Device
+    quantized: bool = False
+    """Whether the linear weights are held in nf4."""
 
     @property
     def elements(self) -> int:
@@ -330,7 +334,7 @@ def estimate(
     setup = setup_of(recipe, shape, device)
     if setup is None:
         return None
-    weights = shape.parameters * setup.width
+    weights = base_bytes(setup)
     parts = {
         "base weights": weights,
         **STAGES[stage](recipe, setup, lengths or Lengths.allowed(recipe)),
@@ -349,7 +353,17 @@ def setup_of(recipe: Recipe, shape: ModelShape, device: Device) -> Setup | None:
     if modules is None:
         return None
     width, attention = WIDTH[recipe.model.dtype], recipe.model.attention
-    return Setup(shape, modules, recipe.lora.r, width, attention, device)
+    quantized = recipe.model.quantization == "nf4"
+    return Setup(shape, modules, recipe.lora.r, width, attention, device, quantized)
+
+
+def base_bytes(setup: Setup) -> int:
+    """Bytes of the frozen weights; nf4 holds the layers' linear ones, not embeddings and head."""
+    shape = setup.shape
+    linear = shape.layers * sum(into * out for into, out in shape.linears.values())
+    if not setup.quantized:
+        return shape.parameters * setup.width
+    return round(linear * NF4) + (shape.parameters - linear) * setup.width
 
 
 def optimizer_bytes(optimizer: str) -> int:
