@@ -47,7 +47,7 @@ def test_llama_2_7b_weighs_what_it_weighs() -> None:
 
 
 def test_nf4_holds_the_linear_weights_in_half_a_byte() -> None:
-    """QLoRA's 4.127 bits each, of 6,476,005,376 (Dettmers et al. 2023); embeddings and head stay."""
+    """4.127 bits each (Dettmers et al. 2023) of 6,476,005,376; embeddings and head stay."""
     parts = needs("sft", model={"dtype": "bfloat16", "quantization": "nf4"}).parts
     expected = 6_476_005_376 * 4.127 / 8 + 2 * (6_738_415_616 - 6_476_005_376)
     assert parts["base weights"] == pytest.approx(expected, rel=1e-4)
