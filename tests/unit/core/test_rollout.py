@@ -289,7 +289,7 @@ def varied(monkeypatch: pytest.MonkeyPatch) -> None:
     """A reward that random completions earn unequally."""
     import zlib
 
-    from lorapar_core import rewards
+    from lorapar_core.rewards import registry as rewards
 
     monkeypatch.setitem(
         rewards.REWARDS, "integer", lambda completion, *_: zlib.crc32(completion.encode()) % 97 / 97
