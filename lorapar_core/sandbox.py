@@ -22,13 +22,13 @@ accidents, not against ill will. macOS has no seccomp either, only the limits th
 that was not tried.
 
 A program passes if it and then its tests run to their end: what must come out is a random word that
-is told after the tests, and nothing else. Leaving early, with whatever status, is no pass. But program and tests
-share one interpreter, so a program that sets out to cheat can: it may find the word, or give back
-objects that equal everything. The sandbox protects the machine, not the reward.
+is told after the tests, and nothing else. Leaving early, with whatever status, is no pass. But
+program and tests share one interpreter, so a program that sets out to cheat can: it may find the
+word, or give back objects that equal everything. The sandbox protects the machine, not the reward.
 
-The limit that decides is CPU time; that on the clock is some times as long, for programs that sleep. Hash seed
-and `random` are fixed, so that outcomes repeat; a program that reads clocks or the system's
-randomness, or takes nearly all of its CPU time, may still differ.
+The limit that decides is CPU time; that on the clock is some times as long, for programs that
+sleep. Hash seed and `random` are fixed, so that outcomes repeat; a program that reads clocks or the
+system's randomness, or takes nearly all of its CPU time, may still differ.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Limits:
     memory: int = 1 << 30
     """Bytes of address space."""
     file: int = 1 << 20
-    """Bytes of a file; `isolated`, the folder holds 16 such files and nothing else can be written."""
+    """Bytes of a file; `isolated` has room for 16 such files, `limits` for any number."""
 
 
 LIMITS = Limits()
@@ -124,7 +124,7 @@ def _said(job: dict[str, object], *, command: list[str], limits: Limits) -> tupl
     """What the sandbox said before the program, what came after it, and what went wrong on its way.
 
     All goes through files: a file is never full before the reader comes, and `limits.file` bounds
-    what can be written to it. The program holds the second one only, and may do with it as it likes.
+    what can be written to it. The program holds the second one alone, and may ruin it.
     """
     with (
         tempfile.TemporaryDirectory(prefix="lorapar-sandbox-") as folder,

@@ -416,4 +416,6 @@ def test_an_sft_step_is_trls_but_for_rounding(
     assert mine.keys() == trls.keys()
     assert trls["grad_norm"] > 0
     for name, value in trls.items():
+        if name == "tokens_per_second":
+            continue
         assert mine[name] == pytest.approx(value, rel=1e-3, abs=1e-6), name
