@@ -23,7 +23,7 @@ from lorapar_core.errors import ConfigError, TooFewExamples
 from lorapar_core.launch import require_launchable
 from lorapar_core.optimizers import require_optimizer
 from lorapar_core.quantization import require_quantization
-from lorapar_core.rewards.check import require_rewards
+from lorapar_core.rewards.check import require_rewardable, require_rewards
 from lorapar_core.trackers import require_trackers
 from tasks.action import UNKNOWN, Action, Input, Outcome
 from tasks.evaluate import evaluate
@@ -257,6 +257,8 @@ def _located(recipe: Recipe, runner: Runner) -> tuple[Located, Located | None]:
     for located in (train, test):
         if located and located.file:
             require_readable(located.source, located.file)
+    if train.file:
+        require_rewardable(recipe, train.source, train.file)
     return train, test
 
 

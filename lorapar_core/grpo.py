@@ -185,8 +185,8 @@ def _rewarding(
         trainer_state: Any,
         **_: Any,
     ) -> list[float]:
-        pairs = zip(completions, reference, strict=True)
-        values = [_score(name, score, c, r, form) for c, r in pairs]
+        rows = zip(completions, reference, example_id, strict=True)
+        values = [_score(name, score, c, r, form, example=i) for c, r, i in rows]
         if first:
             step = trainer_state.global_step
             kept.add(step=step, example_ids=example_id, completions=completions)
@@ -197,7 +197,9 @@ def _rewarding(
     return reward
 
 
-def _score(name: str, score: Reward, completion: str, reference: str, form: AnswerFormat) -> float:
+def _score(
+    name: str, score: Reward, completion: str, reference: str, form: AnswerFormat, *, example: str
+) -> float:
     """The reward as a number. A reward of the user's may give anything, whatever its type says.
 
     Raises:
@@ -207,14 +209,14 @@ def _score(name: str, score: Reward, completion: str, reference: str, form: Answ
         value: Any = score(completion, reference, form)
         if isinstance(value, Real) and isfinite(value):
             return float(value)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise TrainingError(
-            f"reward {name!r} failed with {type(error).__name__}: {error}, on the completion "
-            f"{completion[:200]!r}"
+            f"reward {name!r} failed with {type(error).__name__}: {error}, on example {example}, "
+            f"the completion {completion[:200]!r}"
         ) from error
     raise TrainingError(
-        f"reward {name!r} gave {value!r:.100}, expected a finite number, on the completion "
-        f"{completion[:200]!r}"
+        f"reward {name!r} gave {value!r:.100}, expected a finite number, on example {example}, "
+        f"the completion {completion[:200]!r}"
     )
 
 

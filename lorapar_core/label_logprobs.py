@@ -13,8 +13,9 @@ once more in the backward pass. `install` puts another forward in its place, whi
 - runs what rows have in common before their first label through the model once, and expands its
   keys and values to those rows (GRPO's groups). Gradients flow back through them.
 
-Rows don't see each other and attention is causal, so results are trl's but for rounding (learned
-positions count from a prompt's first token, as in generation; trl's here count its padding). All
+Rows don't see each other and attention is causal, so results are trl's but for rounding. Learned
+positions (GPT-2's) are an exception: here they count from a prompt's first token, as in generation;
+trl's count the padding before it, so completions of shorter prompts get other values there. All
 passes lie within one call of the model: DDP, autocast and activation checkpointing see nothing
 unusual. The entropy has no gradient. trl's forward stays for other devices, and for models and
 calls that this one doesn't know (`_knows`, `_knows_call`).
@@ -42,9 +43,11 @@ TILE = 1 << 23
 """Logits at a time: 32 MiB."""
 SCALES = (
     *("final_logit_softcapping", "logit_scale", "output_multiplier"),
-    *("lm_head_multiplier", "logits_scaling"),
+    *("lm_head_multiplier", "logits_scaling", "logits_soft_cap", "output_logit_soft_cap"),
 )
 """What a model's configuration calls that which it does to logits after the head."""
+OTHER_HEADS = ("classifier", "summary")
+"""What the names of dropout before heads begin with that a language model doesn't have."""
 
 
 class LabelLogProbs:
@@ -93,6 +96,7 @@ def _knows(model: Any) -> bool:
         and not getattr(config, "output_router_logits", False)
         and getattr(config, "is_causal", True)
         and not config.is_encoder_decoder
+        and has_fixed_positions(model)
     )
 
 
@@ -203,10 +207,27 @@ def _passes(model: Any, rows: Rows) -> Iterator[tuple[list[int], list[int], torc
 
 def _expands(model: Any) -> bool:
     """Whether rows can share a prefix: the cache would be heeded, and dropout is drawn for none."""
-    if model.is_gradient_checkpointing or not has_plain_cache(model):
+    if model.is_activation_checkpointing or not has_plain_cache(model):
         return False
-    dropout = (m for m in model.modules() if isinstance(m, torch.nn.Dropout) and m.training and m.p)
-    return next(dropout, None) is None
+    modules = (m.p for m in model.modules() if isinstance(m, torch.nn.Dropout) and m.training)
+    return not any(modules) and not (model.training and _configures_dropout(model))
+
+
+def _configures_dropout(model: Any) -> bool:
+    """Whether a rate is set that functions take, which no module tells (OPT's, Llama's)."""
+    fields = model.config.get_text_config().to_dict().items()
+    return any(
+        "drop" in name and not name.startswith(OTHER_HEADS)
+        for name, value in fields
+        if isinstance(value, float) and value
+    )
+
+
+def has_fixed_positions(model: Any) -> bool:
+    """Whether a token's rotation is the same however long the rows are beside it."""
+    rope = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
+    kinds = [part for part in rope.values() if isinstance(part, dict)]  # one a kind of layer
+    return all(part.get("rope_type") not in ("dynamic", "longrope") for part in (rope, *kinds))
 
 
 def has_plain_cache(model: Any) -> bool:

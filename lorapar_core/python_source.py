@@ -14,7 +14,7 @@ def parsed(text: str) -> ast.Module:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", SyntaxWarning)
+            warnings.simplefilter("ignore")  # in 3.11 a DeprecationWarning, later a SyntaxWarning
             tree = ast.parse(text)
             compile(text, "<program>", "exec", dont_inherit=True)  # finds a `return` outside of def
     except (ValueError, OverflowError, RecursionError, MemoryError) as error:

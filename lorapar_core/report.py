@@ -78,6 +78,11 @@ def _accuracy(spec: Spec) -> list[Block]:
         "Greedy answers to the test problems, with Wilson 95 % intervals. Strict takes the number "
         "in the place that the prompt asks for, flexible the last number."
     )
+    if "tests" in spec.config["recipe"]["data"]["columns"]:
+        words += (
+            " A problem that carries tests is not run here and counts as wrong: these figures "
+            "don't measure it."
+        )
     header = ["", "problems", "strict", "flexible", "mean tokens", "finished"]
     return [Block("Accuracy", words, header, rows)]
 

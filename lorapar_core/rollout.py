@@ -10,8 +10,12 @@ global generator. The distribution is `generate`'s, and so is each greedy token;
 a completion gets is not. Nothing is kept from one call to the next.
 
 trl's own way stays for what isn't known here: models that keep more of earlier tokens than keys and
-values (sliding windows, recurrent states), images, tools, other generation arguments, vLLM,
-continuous batching, sharded weights (`_knows`).
+values (sliding windows, recurrent states), positions that depend on the longest row, images, tools,
+other generation arguments, vLLM, continuous batching, sharded weights (`_knows`).
+
+Either way the model's own generation config counts for its end tokens only, as in evaluation:
+`generate` would fill what the recipe leaves open from it (suppressed tokens, a min-p), and draw
+from another distribution than the loss has.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from typing import Any
 import torch
 from transformers import (
     DynamicCache,
+    GenerationConfig,
     LogitsProcessorList,
     MinPLogitsWarper,
     TemperatureLogitsWarper,
@@ -33,7 +38,7 @@ from transformers.cache_utils import DynamicLayer
 from trl.models import unwrap_model_for_generation
 
 from lorapar_core.errors import TrainingError
-from lorapar_core.label_logprobs import has_plain_cache
+from lorapar_core.label_logprobs import has_fixed_positions, has_plain_cache
 
 ROOM = 64
 """Tokens by which a cache grows at a time."""
@@ -46,6 +51,14 @@ Sampler = Callable[[torch.Tensor], torch.Tensor]
 
 class Rollout:
     """Mixin for trl's GRPOTrainer: generation as told above, and micro-batches of whole groups."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        trainer: Any = self
+        base = trainer.accelerator.unwrap_model(trainer.model).get_base_model()
+        base.generation_config = GenerationConfig(
+            pad_token_id=trainer.generation_config.pad_token_id, eos_token_id=trainer.eos_token_ids
+        )
 
     def _generate_single_turn(
         self,
@@ -99,6 +112,7 @@ def _knows(trainer: Any) -> bool:
         and arguments.cache_implementation is None
         and not arguments.generation_kwargs
         and has_plain_cache(model)
+        and has_fixed_positions(model)
     )
 
 

@@ -86,6 +86,16 @@ def require_readable(source: Source, path: Path) -> None:
     _example(source, path, *first)
 
 
+def placed_examples(source: Source, path: Path) -> Iterator[tuple[str, Example]]:
+    """Each example of a file, with the place it stands at.
+
+    Raises:
+        DataError: a row can't be read, and which.
+    """
+    for number, row in read_rows(path):
+        yield f"{path} {unit(path)} {number}", _example(source, path, number, row)
+
+
 def _example(source: Source, path: Path | None, number: int, row: Row) -> Example:
     place = f"{source.name} row {number}" if path is None else f"{path} {unit(path)} {number}"
     return example_from(row, place=place, shape=source.shape, columns=source.columns)

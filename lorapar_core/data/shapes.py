@@ -142,6 +142,8 @@ def _checked_by(tests: str, place: str) -> str:
         return as_reference(tests)
     except SyntaxError as error:
         raise DataError(f"{place}: the tests are no Python ({error})") from error
+    except ValueError as error:
+        raise DataError(f"{place}: the tests test nothing: {error}") from error
 
 
 def _shape_of(fields: _Fields) -> str:

@@ -1,4 +1,4 @@
-"""The rewards of GRPO: what one completion earns, each at most 1, weighted by `grpo.rewards`.
+"""The rewards of GRPO: what one completion earns, weighted by `grpo.rewards`.
 
 A reward is a plain function (completion, reference, format) -> number. The recipe names it by its
 name in `registry.REWARDS`, or by an import path, `package.module:function`. 0 means a wrong answer,

@@ -1,7 +1,8 @@
 """`python -m lorapar_core.rewards PATH...`: whether these rewards can be imported.
 
 Apart from the process that asks, and as a stage's process will import them: from the same folder,
-with the same PYTHONPATH. The last line of its output is what is wrong, or empty.
+with the same PYTHONPATH. The last line of its output is what is wrong, or `IMPORTABLE`: a module
+may end the process with status 0.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import sys
 from contextlib import redirect_stdout
 
 from lorapar_core.errors import ConfigError
+from lorapar_core.rewards.check import IMPORTABLE
 from lorapar_core.rewards.registry import imported
 
 
@@ -21,6 +23,7 @@ def main(paths: list[str]) -> int:
     except ConfigError as error:
         print(error)
         return 1
+    print(IMPORTABLE)
     return 0
 
 

@@ -21,7 +21,8 @@ from lorapar_core.sandbox import passes
 SYNTAX_SHARE = 0.25
 """The part of `code` that a completion earns by compiling."""
 
-_FENCED = re.compile(r"```[^\n`]*\n(.*?)(?:```|\Z)", re.DOTALL)
+_FENCE = re.compile(r"(.*[ \t])?(`{3,}|~{3,})[ \t]*([\w+#.-]*)([^`]*)")
+_PYTHON = frozenset({"python", "py", "python3", "py3"})
 
 
 def code(
@@ -56,14 +57,40 @@ def execution(
 
 
 def program_of(completion: str, form: AnswerFormat) -> str:
-    """The program that a completion gives: the first fenced block of its answer, or all of it."""
+    """The program that a completion's answer gives."""
     return program_in(form.body(completion))
 
 
 def program_in(text: str) -> str:
-    """The first fenced block, or all of the text, without the indentation common to its lines."""
-    fenced = _FENCED.search(text)
-    return textwrap.dedent(fenced[1] if fenced else text)
+    """Of the fenced blocks the first that is marked as Python, or else the last without a mark, or
+    else the last; without any all of the text. Indentation common to its lines is taken off."""
+    blocks = fenced_blocks(text)
+    python = [block for language, block in blocks if language in _PYTHON]
+    unmarked = [block for language, block in blocks if not language]
+    last = [block for _, block in blocks]
+    chosen = python[:1] or unmarked[-1:] or last[-1:] or [text]
+    return textwrap.dedent(chosen[0])
+
+
+def fenced_blocks(text: str) -> list[tuple[str, str]]:
+    """(language, text) of each block between fences of ``` or ~~~.
+
+    A line that is nothing but its fence closes a block, or else the end of the text.
+    """
+    blocks: list[tuple[str, str]] = []
+    fence, language, held = "", "", [""]
+    for line in text.split("\n"):
+        bare = line.strip()
+        if fence and bare.startswith(fence) and not bare.strip(fence[0]):
+            blocks.append((language, "\n".join([*held, ""])))
+            fence = ""
+        elif fence:
+            held.append(line)
+        elif opening := _FENCE.fullmatch(line):
+            before, mark, name, more = opening.groups()
+            if not (before or "").strip() or not more.strip():
+                fence, language, held = mark, name.lower(), []
+    return [*blocks, (language, "\n".join(held))] if fence else blocks
 
 
 def compiles(program: str) -> bool:

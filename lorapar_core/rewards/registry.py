@@ -33,9 +33,6 @@ REWARDS: dict[str, Reward] = {
 }
 
 
-_RUN_CODE = {"code": code, "execution": execution}
-
-
 def reward_named(name: str, *, sandbox: Sandbox) -> Reward:
     """The reward called `name`, or the function at that import path.
 
@@ -46,9 +43,9 @@ def reward_named(name: str, *, sandbox: Sandbox) -> Reward:
     """
     if ":" in name:
         return imported(name)
-    if name in _RUN_CODE:
-        return partial(_RUN_CODE[name], sandbox=sandbox)
-    return REWARDS[name]
+    reward: Callable[..., float] = REWARDS[name]
+    takes_sandbox = "sandbox" in inspect.signature(reward).parameters
+    return partial(reward, sandbox=sandbox) if takes_sandbox else reward
 
 
 def imported(path: str) -> Reward:
@@ -60,7 +57,7 @@ def imported(path: str) -> Reward:
     module, _, name = path.partition(":")
     try:
         found = getattr(importlib.import_module(module), name)
-    except Exception as error:  # a user's module may fail in any way
+    except (Exception, SystemExit) as error:  # a user's module may fail in any way
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ConfigError(
             f"reward {path} can't be imported ({reason}); install its module, or put its folder in "

@@ -131,6 +131,29 @@ def test_a_text_earns_everything_against_itself(text: str) -> None:
         assert code(text, text, TAGS) == 1
 
 
+SHORT = (
+    "(B)",
+    "B",
+    "b.",
+    "yes",
+    "answer3",
+    "42",
+    "The answer is ",
+    "\\boxed{",
+    "}",
+    "A) x",
+    "because ",
+)
+ANSWERS = st.lists(st.sampled_from([*SHORT, *MARKS, *PARTS]), min_size=1, max_size=8).map("".join)
+
+
+@given(ANSWERS | WORDS)
+def test_a_rows_own_answer_earns_all_of_free_form(answer: str) -> None:
+    """As `prepare` makes the reference of it."""
+    if answer.strip():
+        assert free_form(answer, reference_of(answer), HASH) == 1
+
+
 @given(COMPLETIONS | TEXT | st.text("()[]{}:'\"\\\n\0 =x1", max_size=80))
 def test_whether_a_text_compiles_is_a_yes_or_no(text: str) -> None:
     assert compiles(text) in (True, False)

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,11 +14,17 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
+    BloomConfig,
     Gemma2Config,
+    GPT2Config,
     GPTNeoXConfig,
+    LlamaConfig,
     MistralConfig,
+    MixtralConfig,
+    OPTConfig,
     Qwen2Config,
     Qwen2MoeConfig,
+    RecurrentGemmaConfig,
 )
 from trl.trainer.utils import add_fused_lm_head
 
@@ -39,11 +46,36 @@ SEVERAL = {
     "qwen2": Qwen2Config(**TINY),
     "mistral, sliding window": MistralConfig(**TINY, sliding_window=4),
     "gpt-neox": GPTNeoXConfig(**{**TINY, "num_key_value_heads": 2}),
+    "mixtral": MixtralConfig(**TINY, num_local_experts=2),
+    "bloom": BloomConfig(vocab_size=VOCABULARY, hidden_size=16, n_layer=2, n_head=2),
+    "opt": OPTConfig(
+        **{**TINY, "hidden_size": 16, "word_embed_proj_dim": 16, "ffn_dim": 32, "dropout": 0.0}
+    ),
 }
+GPT2 = GPT2Config(vocab_size=VOCABULARY, n_embd=16, n_layer=2, n_head=2, n_positions=64)
+
+
+def rope(kind: str, **more: Any) -> dict[str, Any]:
+    return {"rope_parameters": {"rope_type": kind, "rope_theta": 10000.0, **more}}
+
+
 OTHERS = {
     "logits softly capped": Gemma2Config(**TINY, final_logit_softcapping=30.0),
     "routers' logits": Qwen2MoeConfig(
         **TINY, moe_intermediate_size=16, num_experts=2, output_router_logits=True
+    ),
+    "RecurrentGemma's cap": RecurrentGemmaConfig(**TINY, lru_width=16, attention_window_size=8),
+    "xLSTM's cap": Qwen2Config(**TINY, output_logit_soft_cap=30.0),
+    "dynamic RoPE": LlamaConfig(**TINY, **rope("dynamic", factor=2.0)),
+    "LongRoPE": LlamaConfig(
+        **{**TINY, "max_position_embeddings": 64},
+        **rope(
+            "longrope",
+            factor=4.0,
+            original_max_position_embeddings=16,
+            short_factor=[1.0] * 4,
+            long_factor=[3.0] * 4,
+        ),
     ),
 }
 Batch = dict[str, torch.Tensor]
@@ -81,6 +113,10 @@ BATCHES = {
     "groups": batch(*(("a", 5, n) for n in (7, 1, 12)), *(("b", 9, n) for n in (3, 4)), left=True),
     "a group, and one alone": batch(("a", 5, 3), ("b", 3, 4), ("a", 5, 9), left=True),
     "prompts of one token": batch(("a", 1, 3), ("a", 1, 6), ("b", 4, 2), left=True),
+}
+
+ROWS_ALIKE = {
+    name: tensor[:1].repeat(2, 1) for name, tensor in batch(("a", 5, 7), ("a", 5, 7)).items()
 }
 
 
@@ -164,6 +200,7 @@ def test_all_as_trl(
     assert_alike(*both(tiny_model), inputs)
 
 
+@pytest.mark.filterwarnings("ignore:The following .*_pattern keys")  # peft's, of experts
 @pytest.mark.parametrize("config", SEVERAL.values(), ids=list(SEVERAL))
 @pytest.mark.parametrize("inputs", [BATCHES["padded"], BATCHES["groups"]], ids=["padded", "groups"])
 def test_all_as_trl_in_other_models(config: Any, inputs: Batch) -> None:
@@ -176,6 +213,33 @@ def test_models_that_keep_trls_forward(config: Any) -> None:
     before = model.forward
     label_logprobs.install(model, temperature=0.7)
     assert model.forward is before
+
+
+def test_positions_are_fixed_layer_by_layer() -> None:
+    """Gemma 3 has RoPE parameters for each kind of layer."""
+    for kind, fixed in (("default", True), ("dynamic", False)):
+        layers = {"full_attention": rope(kind)["rope_parameters"]}
+        config = SimpleNamespace(rope_parameters=layers)
+        model = SimpleNamespace(config=SimpleNamespace(get_text_config=lambda c=config: c))
+        assert label_logprobs.has_fixed_positions(model) is fixed
+
+
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out")
+def test_learned_positions_count_from_the_prompts_first_token() -> None:
+    """Those of the model on each row without padding; trl's are so without padding on the left."""
+    trls, ours = both(copy.deepcopy(GPT2))
+    assert_alike(trls.eval(), ours.eval(), BATCHES["padded"])
+    inputs = BATCHES["groups"]
+    found, expected = result(ours, inputs)[0], torch.zeros(inputs["labels"][:, 1:].shape)
+    for row, mask in enumerate(inputs["attention_mask"].bool()):
+        ids, labels = inputs["input_ids"][row, mask], inputs["labels"][row, mask]
+        with torch.no_grad():
+            logprobs = (ours(input_ids=ids[None]).logits[0] / 0.7).log_softmax(-1)
+        labelled = labels[1:] != IGNORED
+        values = logprobs[:-1].gather(1, ids[1:, None])[:, 0][labelled]
+        expected[row, found.label_mask[row]] = values
+    assert torch.allclose(found.log_probs, expected, atol=1e-5)
+    assert not torch.allclose(result(trls, inputs)[0].log_probs, expected, atol=1e-3)
 
 
 def test_a_trained_head_keeps_trls_forward(tiny_model: Path) -> None:
@@ -249,6 +313,32 @@ def test_rows_share_no_dropout(tiny_model: Path) -> None:
     assert label_logprobs._expands(base.eval())
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        OPTConfig(**{**TINY, "word_embed_proj_dim": 16, "ffn_dim": 32, "dropout": 0.5}),
+        LlamaConfig(**TINY, attention_dropout=0.5),
+    ],
+    ids=["opt", "llama"],
+)
+def test_rows_share_no_dropout_that_no_module_tells(config: Any) -> None:
+    _, ours = both(copy.deepcopy(config))
+    base = ours.get_base_model().train()
+    assert not any(isinstance(m, torch.nn.Dropout) and m.p for m in base.modules())
+    assert not label_logprobs._expands(base)
+    assert label_logprobs._expands(base.eval())
+    found = result(ours.train(), ROWS_ALIKE)[0].log_probs
+    assert not torch.allclose(found[0], found[1], atol=1e-3)
+    found = result(ours.eval(), ROWS_ALIKE)[0].log_probs
+    assert torch.allclose(found[0], found[1], atol=1e-5)
+
+
+def test_dropout_of_other_heads_is_none_of_ours() -> None:
+    config = GPTNeoXConfig(**{**TINY, "num_key_value_heads": 2}, classifier_dropout=0.1)
+    _, ours = both(config)
+    assert label_logprobs._expands(ours.get_base_model().train())
+
+
 def test_with_activation_checkpointing(tiny_model: Path) -> None:
     trls, ours = both(tiny_model)
     ours.get_base_model().gradient_checkpointing_enable({"use_reentrant": False})
@@ -262,8 +352,9 @@ def test_in_bfloat16(tiny_model: Path) -> None:
     trls.get_base_model().to(torch.bfloat16)
     ours.get_base_model().to(torch.bfloat16)
     with torch.autocast("cpu", torch.bfloat16):
-        expected, found = (m(**BATCHES["groups"], fused_lm_head=True) for m in (trls, ours))
+        (expected, slope), (found, our_slope) = (result(m, BATCHES["groups"]) for m in (trls, ours))
     assert torch.allclose(found.log_probs, expected.log_probs, atol=0.15)
+    assert (our_slope - slope).norm() < 0.03 * slope.norm()
     assert found.log_probs.dtype == expected.log_probs.dtype
 
 

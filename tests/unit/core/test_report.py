@@ -178,6 +178,13 @@ def test_rewards_that_are_not_the_papers_are_told(tmp_path: Path) -> None:
     assert "| brevity:brief | 0.5 |" in markdown
 
 
+def test_accuracy_that_is_not_measured_is_told(tmp_path: Path) -> None:
+    told = "carries tests is not run here and counts as wrong"
+    for name, columns, expected in (("with", {"tests": "t"}, True), ("without", {}, False)):
+        for text in pages(report(tmp_path / name, data={"columns": columns})):
+            assert (told in text) is expected
+
+
 def test_the_page_needs_nothing_else(tmp_path: Path) -> None:
     html, _ = pages(report(tmp_path / "run"))
     page = Page(html)

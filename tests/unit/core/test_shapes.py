@@ -109,6 +109,10 @@ def test_columns_win() -> None:
     ("checks", "reference"),
     [
         ("assert f(1)\n", "# lorapar: tests\nassert f(1)\n"),
+        (
+            "def check(c):\n    assert c(1)\ncheck(f)",
+            "# lorapar: tests\ndef check(c):\n    assert c(1)\ncheck(f)",
+        ),
         (["assert f(1)", "assert f(2)"], "# lorapar: tests\nassert f(1)\nassert f(2)"),
         ([], "A"),
         (" \n", "A"),
@@ -142,6 +146,14 @@ def with_tests(checks: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         ({"prompt": "x", "answer": True}, {}, "the answer is bool, expected text"),
         (*with_tests("assert f("), r"the tests are no Python \('\(' was never closed"),
         (*with_tests("\ud800"), "surrogate"),
+        (*with_tests("# assert f(1)"), "the tests test nothing: .* add the calls"),
+        (*with_tests("import f\n\ndef test_f():\n    assert f(1)"), "the tests test nothing"),
+        (*with_tests("def check(candidate):\n    assert candidate(1)"), r"check\(NAME\)"),
+        (*with_tests('"""Tests."""\nclass Test: pass\npass'), "the tests test nothing"),
+        (
+            *with_tests("import unittest\nif __name__ == '__main__':\n    unittest.main()"),
+            "the tests test nothing",
+        ),
         (*with_tests({"a": 1}), "the tests is dict, expected text"),
         (*with_tests([1]), "the tests is list, expected text"),
         ({"prompt": "x", "answer": "y"}, {"columns": {"tests": "t"}}, "says tests is 't', but"),

@@ -383,14 +383,16 @@ def test_grpo_with_too_few_examples_for_a_step(
         train(tmp_path / "out", inputs, "grpo", accumulation=16, max_steps=steps)
 
 
+@pytest.mark.parametrize("error", [ZeroDivisionError, SystemExit])
 def test_a_reward_that_fails_stops_the_run(
-    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
 ) -> None:
     def broken(completion: str, reference: str, form: AnswerFormat) -> float:
-        raise ZeroDivisionError("no such number")
+        raise error("no such number")
 
     monkeypatch.setitem(registry.REWARDS, "integer", broken)
-    message = "reward 'integer' failed with ZeroDivisionError: no such number, on the completion '"
+    failed = f"reward 'integer' failed with {error.__name__}: no such number, on example [0-9a-f]+"
+    message = f"{failed}, the completion '"
     with pytest.raises(TrainingError, match=message):
         train(tmp_path / "out", inputs, "grpo")
     assert not files(tmp_path / "out")
@@ -401,7 +403,9 @@ def test_a_reward_that_is_no_number_stops_the_run(
     inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: Any
 ) -> None:
     monkeypatch.setitem(registry.REWARDS, "integer", lambda *_: value)
-    with pytest.raises(TrainingError, match=r"reward 'integer' .* on the completion '") as caught:
+    with pytest.raises(
+        TrainingError, match=r"reward 'integer' .* on example [0-9a-f]+, the completion '"
+    ) as caught:
         train(tmp_path / "out", inputs, "grpo")
     assert len(str(caught.value).splitlines()) == 1
     assert not files(tmp_path / "out")
@@ -411,7 +415,7 @@ def test_a_reward_that_is_no_number_stops_the_run(
 def test_every_kind_of_number_is_a_reward(value: Any) -> None:
     from lorapar_core.grpo import _score
 
-    score = _score("mine", lambda *_: value, "", "", HASH)
+    score = _score("mine", lambda *_: value, "", "", HASH, example="1")
     assert (type(score), score) == (float, 1.0)
 
 

@@ -6,16 +6,19 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 from tiny_recipe import tiny_recipe
 
-from flows.pipeline import check
+from flows.pipeline import _located, check
 from lorapar_core.config import Recipe
-from lorapar_core.errors import ConfigError
+from lorapar_core.data.sources import Source
+from lorapar_core.errors import ConfigError, DataError
 from lorapar_core.recipe import parse_recipe
+from lorapar_core.rewards.check import require_rewardable
 
 ROOT = Path(__file__).parents[3]
 MODULE = """
@@ -39,6 +42,8 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "broken_rewards.py").write_text("raise RuntimeError('two\\nlines')")
     (tmp_path / "dying_rewards.py").write_text("import os; os._exit(7)")
     (tmp_path / "leaving_rewards.py").write_text("raise SystemExit('bye')")
+    (tmp_path / "quiet_rewards.py").write_text("import sys; sys.exit(0)")
+    (tmp_path / "gone_rewards.py").write_text("import os; os._exit(0)")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     return tmp_path
 
@@ -69,7 +74,9 @@ def test_a_function_of_ones_own_is_taken(tiny_model: Path, modules: Path, name: 
         ("no_such_package.rewards:f", "can't be imported (ModuleNotFoundError: No module named"),
         ("broken_rewards:f", "can't be imported (RuntimeError: two lines); install its module"),
         ("dying_rewards:f", "importing dying_rewards:f ended the process with 7"),
-        ("leaving_rewards:f", "importing leaving_rewards:f ended the process with 1"),
+        ("leaving_rewards:f", "leaving_rewards:f can't be imported (SystemExit: bye)"),
+        ("quiet_rewards:f", "quiet_rewards:f can't be imported (SystemExit: 0)"),
+        ("gone_rewards:f", "importing gone_rewards:f ended the process with 0"),
         ("my_rewards:five", "reward my_rewards:five is int, expected a function"),
         ("my_rewards:short", "can't be called with (completion, reference, format): too many"),
         ("my_rewards:wanting", "can't be called with (completion, reference, format): missing"),
@@ -111,6 +118,36 @@ def test_execution_needs_data_of_ones_own_with_tests(tiny_model: Path, tmp_path:
         for runs in (True, False):
             with pytest.raises(ConfigError, match=r"the reward execution .* data\.columns\.tests"):
                 check(recipe(tiny_model, rewards, data=data, **limits), runs=runs)
+
+
+def test_free_form_cannot_compare_with_tests(tiny_model: Path, tmp_path: Path) -> None:
+    data, rewards = data_with_tests(tmp_path), {"free_form": 1.0}
+    for runs in (True, False):
+        with pytest.raises(ConfigError, match=r"free_form .* use code or execution"):
+            check(recipe(tiny_model, rewards, data=data), runs=runs)
+    check(recipe(tiny_model, rewards, data={**data, "columns": {}}))
+
+
+def test_execution_refuses_a_row_without_tests_by_its_line(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    data = data_with_tests(tmp_path)
+    path = Path(data["source"])
+    source = Source("file", ".jsonl", columns={"tests": "checks"})
+    needing = recipe(tiny_model, {"execution": 1.0}, data=data)
+    require_rewardable(needing, source, path)
+    with path.open("a") as file:
+        file.write('{"prompt": "q", "answer": "a", "checks": ""}\n')
+    with pytest.raises(DataError, match=r"rows\.jsonl line 2: the row carries no tests"):
+        require_rewardable(needing, source, path)
+    runner: Any = SimpleNamespace(store=SimpleNamespace(root=tmp_path), downloads=False)
+    with pytest.raises(DataError, match=r"line 2: the row carries no tests"):
+        _located(needing, runner)
+    for harmless in (
+        recipe(tiny_model, {"code": 1.0, "execution": 0.0}, data=data),
+        recipe(tiny_model, {"execution": 1.0}, data=data, stages=[{"kind": "sft", "system": 1}]),
+    ):
+        require_rewardable(harmless, source, path)
 
 
 def test_a_run_needs_a_sandbox_where_code_is_run(
