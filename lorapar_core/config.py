@@ -342,10 +342,10 @@ class GrpoConfig(Section):
             "tag_credit": 0.5,
         }
     )
-    """Reward name -> weight; each reward is at most 1. Your own is named by its import path,
-    `package.module:function` (completion, reference, format), and known by that path alone: to
-    have changed code computed anew, rename it. `free_form`, `code` and `execution` are our choice:
-    the paper doesn't say what it used beyond GSM8K."""
+    """Reward name -> weight. Your own is named by its import path, `package.module:function`
+    (completion, reference, format), and known by that path alone: to have changed code computed
+    anew, rename it. `free_form`, `code` and `execution` are our choice: the paper doesn't say what
+    it used beyond GSM8K."""
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass, to save memory."""
     seed: int = Field(default=0, ge=0, lt=2**32)
