@@ -40,6 +40,7 @@ from lorapar_core.loading import (
     load_tokenizer,
     set_weights,
 )
+from lorapar_core.lora_branch import FusedBranches
 from lorapar_core.optimizers import optimizer_class
 from lorapar_core.parquet import read_table
 from lorapar_core.resume import ExactResume, run_training
@@ -71,7 +72,14 @@ class EpochSampler(RepeatSampler):
 
 
 class MaskedGrpoTrainer(
-    ReplayedRollouts, ExactResume, Clocked, MaskedTraining, Rollout, LabelLogProbs, GRPOTrainer
+    ReplayedRollouts,
+    ExactResume,
+    Clocked,
+    MaskedTraining,
+    Rollout,
+    LabelLogProbs,
+    FusedBranches,
+    GRPOTrainer,
 ):
     """GRPOTrainer that trains active elements only, on prompts tokenised beforehand."""
 

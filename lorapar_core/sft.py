@@ -24,6 +24,7 @@ from lorapar_core.gradients import IGNORED
 from lorapar_core.journal import Journal
 from lorapar_core.label_logprobs import LabelLogProbs
 from lorapar_core.loading import load_tokenizer
+from lorapar_core.lora_branch import FusedBranches
 from lorapar_core.optimizers import optimizer_class
 from lorapar_core.resume import ExactResume, run_training
 from lorapar_core.spec import Spec
@@ -36,7 +37,9 @@ from lorapar_core.training import (
 )
 
 
-class MaskedSftTrainer(ExactResume, Clocked, MaskedTraining, LabelLogProbs, SFTTrainer):
+class MaskedSftTrainer(
+    ExactResume, Clocked, MaskedTraining, LabelLogProbs, FusedBranches, SFTTrainer
+):
     """SFTTrainer that trains active elements only, and may be killed."""
 
 
