@@ -55,6 +55,8 @@ class Rollout:
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
         trainer: Any = self
+        if trainer.use_vllm:  # trl makes no config then, and `generate` isn't called
+            return
         base = trainer.accelerator.unwrap_model(trainer.model).get_base_model()
         base.generation_config = GenerationConfig(
             pad_token_id=trainer.generation_config.pad_token_id, eos_token_id=trainer.eos_token_ids

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -16,7 +18,9 @@ for folder in (TESTS, REPOSITORY):
         sys.path.insert(0, str(folder))
 
 # Before anybody imports Prefect, which else writes to ~/.prefect.
-os.environ.setdefault("PREFECT_HOME", tempfile.mkdtemp(prefix="lorapar-tests-prefect-"))
+if "PREFECT_HOME" not in os.environ:
+    os.environ["PREFECT_HOME"] = home = tempfile.mkdtemp(prefix="lorapar-tests-prefect-")
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
 
 from tiny import tiny_model_dir, tiny_tokenizer_dir  # noqa: E402
 
