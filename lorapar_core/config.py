@@ -415,8 +415,8 @@ class RuntimeConfig(Section):
     trackers: list[Literal["trackio", "mlflow", "wandb", "tensorboard"]] = Field(
         default_factory=list
     )
-    """Experiment trackers that get training's figures too, where they are installed; each takes
-    its address and key from its own environment variables."""
+    """Experiment trackers that get training's figures too; each has to be installed, and takes its
+    address and key from its own environment variables."""
     tensorboard_dir: str = "~/.local/state/lorapar/tensorboard"
     """Where TensorBoard's files go, unless TENSORBOARD_LOGGING_DIR says so."""
     vote_concurrency: int = Field(default=16, ge=1)
