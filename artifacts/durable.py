@@ -10,7 +10,7 @@ from pathlib import Path
 
 def temporary(tmp: Path) -> Path:
     """Return a path under `tmp` that no other process or thread uses; `tmp` is made if absent."""
-    tmp.mkdir(parents=True, exist_ok=True)
+    tmp.mkdir(exist_ok=True)  # without its parents: a store that is gone stays gone
     return tmp / f"{os.getpid()}-{os.urandom(8).hex()}"
 
 

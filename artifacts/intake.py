@@ -118,7 +118,7 @@ class Intake:
         candidate.chmod(0o444)
         self._objects.remember(candidate, content.digest)
         target = self._objects.path(content.digest)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(exist_ok=True)
         for _ in range(ATTEMPTS):
             if self._is_sound(content.digest) or _link_or_rename(candidate, target):
                 break

@@ -37,7 +37,7 @@ def locked(
 
 
 def _acquire(path: Path, kind: int, waiting: Callable[[], None] | None) -> int:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(exist_ok=True)  # without its parents: a store that is gone stays gone
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:

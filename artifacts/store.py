@@ -132,7 +132,8 @@ class Store:
         """
         path = self.root / "scratch" / check_digest(key)
         if self._writable:
-            path.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(exist_ok=True)
+            path.mkdir(exist_ok=True)
         return path
 
     def publish(

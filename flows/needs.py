@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -25,10 +24,10 @@ from lorapar_core.memory import (
     setup_of,
 )
 from lorapar_core.model_shape import ModelShape, read_shape
+from lorapar_core.process import has_gpu_driver
 from tasks.action import Action
 
 GIB = 2**30
-GPU_DRIVER = Path("/dev/nvidiactl")
 _shape_of = cache(read_shape)
 
 
@@ -83,7 +82,7 @@ def device(runtime: RuntimeConfig) -> Device:
     if runtime.device != "auto":
         return "gpu" if runtime.device.startswith("cuda") else "cpu"
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") == ""
-    return "gpu" if sys.platform == "linux" and GPU_DRIVER.exists() and not hidden else "cpu"
+    return "gpu" if has_gpu_driver() and not hidden else "cpu"
 
 
 def disk(recipe: Recipe, missing: Sequence[Action]) -> int | None:

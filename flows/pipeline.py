@@ -8,11 +8,13 @@ up and runs nothing (`flows.plan`). Imports neither Prefect nor torch.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from artifacts import Ref, Store
+from lorapar_core.attention import require_attention
 from lorapar_core.base import Base, fetch, locate
 from lorapar_core.config import DataConfig, Recipe, StageConfig, TeacherConfig
 from lorapar_core.data import sources
@@ -22,6 +24,7 @@ from lorapar_core.engines import engines, require_engine, require_room
 from lorapar_core.errors import ConfigError, TooFewExamples
 from lorapar_core.launch import require_launchable
 from lorapar_core.optimizers import require_optimizer
+from lorapar_core.process import require_device
 from lorapar_core.quantization import require_quantization
 from lorapar_core.rewards.check import require_rewardable, require_rewards
 from lorapar_core.trackers import require_trackers
@@ -101,22 +104,17 @@ def check(recipe: Recipe, *, runs: bool = True) -> None:
     Raises:
         ModelError: a model path or package isn't there.
         DataError: a data file isn't there.
-        ConfigError: the package of an optimizer, a quantization, an engine or a tracker isn't
-            installed, a reward can't be used, so many processes can't train together, or vLLM
-            can't run beside them.
+        ConfigError: a package or a GPU that the recipe names isn't here, a reward can't be used, so
+            many processes can't train together, or vLLM can't run beside them.
     """
     require_launchable(recipe)
     require_room(recipe)
     require_rewards(recipe, runs=runs)
     if runs:
-        for kind in sorted({stage.kind for stage in recipe.stages}):
-            require_optimizer(getattr(recipe, kind).optimizer)
-        require_quantization(recipe.model.quantization)
-        for name in engines(recipe):
-            require_engine(name)
-        require_trackers(recipe.runtime.trackers)
-    models = [(t.model, t.revision) for t in recipe.teachers if t.provider == "local" and t.model]
-    for model, revision in [*models, (recipe.model.base, recipe.model.revision)]:
+        require_device(recipe.runtime)
+        for require in _packages(recipe):
+            require()
+    for model, revision in models(recipe):
         located = locate(model, revision)
         if runs and located.kind == "gguf":
             fetch(located, model=model)
@@ -125,18 +123,35 @@ def check(recipe: Recipe, *, runs: bool = True) -> None:
             sources.check(text)
 
 
-def missing_packages(recipe: Recipe) -> list[str]:
-    """What optimizers, quantization and engine say of packages that aren't installed, for a
-    plan."""
+def models(recipe: Recipe) -> list[tuple[str, str]]:
+    """Name and revision of the base and of every other model that a teacher is."""
+    base = (recipe.model.base, recipe.model.revision)
+    others = {
+        (teacher.model, teacher.revision)
+        for teacher in recipe.teachers
+        if teacher.provider == "local" and not _is_base(teacher, recipe)
+    }
+    return [base, *sorted(others)]
+
+
+def _packages(recipe: Recipe) -> list[Callable[[], None]]:
+    """Calls that raise ConfigError, each if a package that the recipe needs isn't installed."""
     optimizers = sorted({getattr(recipe, stage.kind).optimizer for stage in recipe.stages})
+    return [
+        *(partial(require_optimizer, name) for name in optimizers),
+        partial(require_quantization, recipe.model.quantization),
+        partial(require_attention, recipe.model.attention),
+        *(partial(require_engine, name) for name in engines(recipe)),
+        partial(require_trackers, recipe.runtime.trackers),
+    ]
+
+
+def missing_packages(recipe: Recipe) -> list[str]:
+    """What a run would refuse for want of a package, for a plan."""
     said = []
-    for require, name in (
-        *((require_optimizer, name) for name in optimizers),
-        (require_quantization, recipe.model.quantization),
-        *((require_engine, name) for name in engines(recipe)),
-    ):
+    for require in _packages(recipe):
         try:
-            require(name)
+            require()
         except ConfigError as error:
             said.append(str(error))
     return said
@@ -179,8 +194,8 @@ def pipeline(recipe: Recipe, runner: Runner) -> Result:
     """Carry out a recipe.
 
     Raises:
-        LoraparError: as the stages and `check` say; `TooFewExamples` after the tally if a system
-            has fewer examples than the importance needs.
+        LoraparError: as the stages and `check` say; `TooFewExamples` before any vote if there can't
+            be, and after the tally if there aren't, as many of each system as the importance needs.
     """
     check(recipe, runs=runner.downloads)
     if runner.downloads:
@@ -192,6 +207,8 @@ def pipeline(recipe: Recipe, runner: Runner) -> Result:
     prepared = run.one(prepare(recipe, tokenizer=model.tokenizer, train=train, test=test))
     summary = run.read(prepared["summary.json"])
     train_count = summary["train"] if summary else expected_count(recipe, train, test)
+    if summary or is_counted(recipe, train):
+        _require_enough(recipe, train_count)
     labels, initial = _label(run, recipe, model, prepared, train_count)
     agreement = run.read(labels["agreement.json"])
     if agreement:
@@ -207,13 +224,7 @@ def _fetch_models(recipe: Recipe) -> None:
     Raises:
         ModelError: one can't be found or downloaded.
     """
-    wanted = {(recipe.model.base, recipe.model.revision)}
-    wanted |= {
-        (t.model, t.revision)
-        for t in recipe.teachers
-        if t.provider == "local" and not _is_base(t, recipe)
-    }
-    for model, revision in sorted(wanted):
+    for model, revision in models(recipe):
         fetch(locate(model, revision), model=model, revision=revision)
 
 
@@ -278,6 +289,11 @@ def expected_count(recipe: Recipe, train: Located, test: Located | None) -> int:
     return data.examples or typical
 
 
+def is_counted(recipe: Recipe, train: Located) -> bool:
+    """Whether there are at most as many as `expected_count` says: it is no guess."""
+    return bool(train.file or recipe.data.examples or train.source.kind == "arithmetic")
+
+
 def _read(located: Located, data: DataConfig) -> list[Entry]:
     """A file's examples; none of a set that isn't a file, or isn't here yet."""
     return read_source(located.source, located.file, data=data)[0] if located.file else []
@@ -325,6 +341,20 @@ def _is_base(teacher: TeacherConfig, recipe: Recipe) -> bool:
     base = recipe.model
     same = teacher.model == base.base and teacher.revision in ("", base.revision)
     return same or not teacher.model
+
+
+def _require_enough(recipe: Recipe, count: int) -> None:
+    """Stop before a vote is bought where no labels could give each system enough.
+
+    Raises:
+        TooFewExamples: with the count, and what to change.
+    """
+    wanted = recipe.importance.examples
+    if count < 2 * wanted:
+        raise TooFewExamples(
+            f"the data has {count} training examples, and importance.examples asks for {wanted} of "
+            "each system; take more data (data.examples), or lower importance.examples"
+        )
 
 
 def _require_examples(recipe: Recipe, counts: Mapping[str, int]) -> None:

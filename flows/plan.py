@@ -9,7 +9,7 @@ from typing import Any
 
 from artifacts import Ref, Store
 from flows import needs
-from flows.pipeline import missing_keys, missing_packages, pipeline
+from flows.pipeline import missing_keys, missing_packages, models, pipeline
 from lorapar_core.base import locate
 from lorapar_core.config import Recipe
 from tasks.action import Action, Outcome
@@ -48,7 +48,6 @@ def plan(recipe: Recipe, *, store: Store) -> dict[str, Any]:
     """
     runner = PlanRunner(store)
     pipeline(recipe, runner)
-    base = locate(recipe.model.base, recipe.model.revision)
     missing = [action for action, outcome in runner.actions if outcome.action == "missing"]
     asked = sum(action.units for action in missing if action.place == "network")
     local = sum(action.units for action in missing if action.stage == "vote") - asked
@@ -67,7 +66,7 @@ def plan(recipe: Recipe, *, store: Store) -> dict[str, Any]:
         ),
         "local_votes": local,
         "cost_usd": None if asked else 0.0,
-        "absent": [recipe.model.base] if base.path is None else [],
+        "absent": [name for name, revision in models(recipe) if not locate(name, revision).path],
         "missing_packages": missing_packages(recipe),
         "missing_keys": sorted(missing_keys(recipe, environment=os.environ).values()),
         **needs.told(recipe, missing, _tokens(runner)),

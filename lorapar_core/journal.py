@@ -20,7 +20,7 @@ CHECKPOINTS = "checkpoints"
 
 
 class Journal:
-    """What is told in the module.
+    """`begun` is the checkpoint that the stage goes on from, None where it starts anew.
 
     Raises:
         TrainingError: the newest is of another stage, or was made in other surroundings.

@@ -74,7 +74,7 @@ def attach_adapter(model: PreTrainedModel, adapter: Path, *, dropout: float = 0.
 
     `dropout` goes into the modules as they are built (set on a built PEFT model it does nothing).
     """
-    from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+    from peft import LoraConfig, get_peft_model
 
     fields = read_adapter_config(adapter)
     config = LoraConfig(
@@ -88,9 +88,10 @@ def attach_adapter(model: PreTrainedModel, adapter: Path, *, dropout: float = 0.
     )
     peft_model = get_peft_model(model, config)
     state = load_tensors(adapter / ADAPTER_WEIGHTS)
-    _check_keys(set(state), set(adapter_parameters(peft_model)), adapter)
-    set_peft_model_state_dict(peft_model, state)
-    for parameter in adapter_parameters(peft_model).values():
+    parameters = adapter_parameters(peft_model)
+    _check_keys(set(state), set(parameters), adapter)
+    set_weights(parameters, state)
+    for parameter in parameters.values():
         parameter.requires_grad_(False)
     return peft_model
 

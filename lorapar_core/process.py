@@ -12,6 +12,7 @@ import logging
 import os
 import random
 import sys
+from pathlib import Path
 
 from lorapar_core.config import RuntimeConfig
 from lorapar_core.errors import ConfigError
@@ -31,6 +32,8 @@ _ENVIRONMENT = {
 _KEEP_FREED_BLOCKS = (
     "glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=68719476736"
 )
+_GPU_DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/dxg"), Path("/dev/kfd"))
+"""Of Nvidia, of Windows below Linux, of AMD."""
 _OLDEST_GLIBC = (2, 35)
 """Of those that take so high a threshold."""
 
@@ -142,6 +145,29 @@ def reset_torch(runtime: RuntimeConfig) -> None:
     torch.manual_seed(0)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def has_gpu_driver() -> bool:
+    """Whether a GPU that torch calls CUDA can be here, found without torch."""
+    return sys.platform == "linux" and any(path.exists() for path in _GPU_DRIVERS)
+
+
+def require_device(runtime: RuntimeConfig) -> None:
+    """Refuse a GPU on a machine that has none.
+
+    Raises:
+        ConfigError: as said.
+    """
+    if runtime.device.startswith("cuda") and not has_gpu_driver():
+        raise ConfigError(
+            f"runtime.device is {runtime.device}, and this machine has no driver of a GPU; use "
+            "auto or cpu"
+        )
+    if ":" in runtime.device and runtime.processes > 1:
+        raise ConfigError(
+            f"runtime.device is {runtime.device}, and {runtime.processes} processes take a GPU "
+            "each; use cuda, and choose them with CUDA_VISIBLE_DEVICES"
+        )
 
 
 def device(runtime: RuntimeConfig) -> str:

@@ -39,15 +39,15 @@ def gather(value: Any) -> list[Any]:
     return found if rank() == 0 else []
 
 
-def any_of(flag: bool) -> bool:
-    """Whether the flag is set in some process; the same answer in all."""
+def any_of(*flags: bool) -> list[bool]:
+    """Of each flag, whether it is set in some process; the same answer in all."""
     if world() == 1:
-        return flag
+        return list(flags)
     import torch
 
     found: list[Any] = [None] * world()
-    torch.distributed.all_gather_object(found, flag)
-    return any(found)
+    torch.distributed.all_gather_object(found, flags)
+    return [any(each) for each in zip(*found, strict=True)]
 
 
 def part() -> None:

@@ -187,9 +187,9 @@ class _WhenToKeep(TrainerCallback):
         """Whether some process was asked to end."""
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        due = ranks.any_of(time.monotonic() - self._last >= self._every_s)
+        late = time.monotonic() - self._last >= self._every_s
+        due, self.stopped = ranks.any_of(late, self._stop.made)
         last = state.global_step >= state.max_steps
-        self.stopped = ranks.any_of(self._stop.made)
         control.should_save = due or last or self.stopped
         control.should_training_stop |= self.stopped
 

@@ -210,7 +210,7 @@ class ReplayedRollouts:
         every = trainer.args.steps_per_generation * trainer.num_iterations
         generation = trainer._step // every
         found = self.rollouts.find(generation, prompts=prompt_ids)
-        anew = ranks.any_of(found is None)
+        (anew,) = ranks.any_of(found is None)
         if found is None or anew:
             ids, chances = draw._generate_single_turn(prompt_ids, *arguments, **named)
             found = Rollouts(_plain(ids, int), chances and _plain(chances, float), random_state())

@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import torch
-
 from lorapar_core import ranks
 from lorapar_core.checkpoints import Checkpoint
 from lorapar_core.config import RuntimeConfig
@@ -32,26 +30,30 @@ def surroundings(runtime: RuntimeConfig) -> Surroundings:
         "threads": thread_count(runtime),
         "processes": ranks.world(),
         "python": platform.python_version(),
-        **{name: found for name in LIBRARIES if (found := _version(name))},
+        **{name: found for name in LIBRARIES if (found := installed_version(name))},
     }
 
 
 def _device(name: str) -> str:
+    import torch
+
     if name == "cuda":
         return f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
     if name == "cpu":
-        return f"CPU {_processor()}, {torch.backends.cpu.get_cpu_capability()}"
+        return f"CPU {processor()}, {torch.backends.cpu.get_cpu_capability()}"
     return name
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The CPU's name."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def _version(library: str) -> str | None:
+def installed_version(library: str) -> str | None:
+    """None if it isn't installed."""
     try:
         return version(library)
     except PackageNotFoundError:

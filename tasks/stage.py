@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +18,7 @@ from lorapar_core.config import RuntimeConfig
 from lorapar_core.errors import Stopped
 from lorapar_core.process import thread_count
 from lorapar_core.spec import Spec
+from lorapar_core.surroundings import installed_version
 from tasks.action import Action, External, Outcome
 from tasks.children import Children
 
@@ -189,7 +189,7 @@ def provenance(
         "processes": runtime.processes,
         "device": runtime.device,
         "executable": sys.executable,
-        "libraries": {name: _version(name) for name in ("lorapar", *_LIBRARIES)},
+        "libraries": {name: installed_version(name) for name in ("lorapar", *_LIBRARIES)},
         "external_inputs": outside,
     }
 
@@ -205,10 +205,3 @@ def code_commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()
-
-
-def _version(library: str) -> str | None:
-    try:
-        return version(library)
-    except PackageNotFoundError:
-        return None

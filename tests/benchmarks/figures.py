@@ -6,13 +6,14 @@ import json
 import os
 import platform
 from importlib.metadata import version
-from pathlib import Path
+
+from lorapar_core.surroundings import processor
 
 
 def machine(*, threads: int) -> None:
     """Print what the figures were measured on."""
     told = {
-        "machine": _processor(),
+        "machine": processor(),
         "cpus": os.cpu_count(),
         "threads": threads,
         "python": platform.python_version(),
@@ -24,10 +25,3 @@ def machine(*, threads: int) -> None:
 def figure(name: str, value: float, unit: str) -> None:
     """Print one figure, to four significant digits."""
     print(json.dumps({"name": name, "value": float(f"{value:.4g}"), "unit": unit}), flush=True)
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

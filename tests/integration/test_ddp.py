@@ -16,27 +16,13 @@ import numpy as np
 import psutil
 import pytest
 from safetensors.numpy import load_file
-from tiny_inputs import MODEL, spec, steady_files, tiny_inputs
+from tiny_inputs import spec, steady_files, tiny_inputs
+from tiny_training import NEEDED, grpo_config, sft_config
 
-from lorapar_core.config import GrpoConfig, SftConfig
 from lorapar_core.parquet import read_table
 
 ROOT = Path(__file__).parents[2]
-TOP = {"system": 2, "data": "system", "epochs": 2.0, "model": MODEL}
-SFT = {"learning_rate": 1e-2, "weight_decay": 0.1, "batch_size": 1, "accumulation": 4}
-GRPO = {
-    "learning_rate": 1e-2,
-    "group_size": 4,
-    "batch_size": 4,
-    "accumulation": 2,
-    "steps_per_generation": 4,
-    "num_iterations": 2,
-    "max_completion_length": 6,
-    "kl_coefficient": 0.1,
-    "rewards": {"integer": 1.0, "tag_credit": 0.5},
-}
 LIMITED = f'ulimit -f 8; exec {sys.executable} -m lorapar_core "$@"'
-NEEDED = ("base", "adapter", "masks", "labels", "tokens")
 
 
 @pytest.fixture(scope="module")
@@ -49,12 +35,9 @@ def stage_spec(
 ) -> Any:
     needed = {role: inputs[role] for role in NEEDED}
     if stage == "sft":
-        section = SftConfig.model_validate(SFT).model_dump(exclude={"prompt"})
-        config = {**TOP, "epochs": epochs, "sft": section, "dropout": 0.1}
+        config = {**sft_config(batch_size=1, accumulation=4), "epochs": epochs}
     else:
-        unread = {"prompt", "system_prompt", "max_prompt_length"}
-        section = GrpoConfig.model_validate(GRPO).model_dump(exclude=unread)
-        config = {**TOP, "grpo": section, "answer_format": "hash"}
+        config = grpo_config()
         needed["examples"] = inputs["examples"]
     runtime = {"processes": 2, "checkpoint_s": 0, **runtime}
     return spec(stage, config, needed, scratch, runtime=runtime)

@@ -14,31 +14,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tiny_inputs import MODEL, tiny_adapter, tiny_inputs, tiny_masks
+from tiny_inputs import tiny_adapter, tiny_inputs, tiny_masks
+from tiny_training import NEEDED, grpo_config, sft_config
 
 from lorapar_core import sole
-from lorapar_core.config import GrpoConfig, SftConfig
 from lorapar_core.sole import sole_trainer
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "kills"))
 from kill_points import POINTS
 from killed_runs import ROOT, Case, Ending, Runs, Server
 
-TOP = {"system": 2, "data": "system", "epochs": 2.0, "model": MODEL}
-SFT = {"learning_rate": 1e-2, "weight_decay": 0.1, "batch_size": 2, "accumulation": 2}
-GRPO = {
-    "learning_rate": 1e-2,
-    "weight_decay": 0.1,
-    "group_size": 4,
-    "batch_size": 4,
-    "accumulation": 2,
-    "steps_per_generation": 4,
-    "num_iterations": 2,
-    "max_completion_length": 6,
-    "kl_coefficient": 0.1,
-    "rewards": {"integer": 1.0, "tag_credit": 0.5},
-}
-NEEDED = ("base", "adapter", "masks", "labels", "tokens")
 GENERATING = {name for name in POINTS if name.startswith("while generating")}
 ROLES = {"sft": {"adapter", "figures.jsonl"}}
 ROLES["grpo"] = ROLES["pissa"] = {*ROLES["sft"], "completions.parquet"}
@@ -56,11 +41,7 @@ def server() -> Iterator[Server]:
 def cases(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
     folder = tmp_path_factory.mktemp("kills")
     inputs = tiny_inputs(folder / "inputs", tiny_model)
-    sft = SftConfig.model_validate(SFT).model_dump(exclude={"prompt"})
-    unread = {"prompt", "system_prompt", "max_prompt_length"}
-    grpo = GrpoConfig.model_validate(GRPO).model_dump(exclude=unread)
-    tuned = {"sft": sft, "dropout": 0.1, **TOP}
-    rewarded = {"grpo": grpo, "answer_format": "hash", **TOP}
+    tuned, rewarded = sft_config(), grpo_config()
     adapter = tiny_adapter(folder / "pissa", tiny_model, init="pissa")
     residual = {
         "base": folder / "pissa" / "base",

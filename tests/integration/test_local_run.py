@@ -296,11 +296,11 @@ def test_a_deleted_object_is_made_again(copy: Computed) -> None:
 
 def test_too_few_examples_stop_the_run_after_the_tally(copy: Computed) -> None:
     records = set((copy.store / "actions").iterdir())
-    done = run(copy.recipe, copy.store, "voting.tie=system1", "importance.examples=24")
+    done = run(copy.recipe, copy.store, "voting.tie=system1", "importance.examples=12")
     assert done.code == 1
     last = done.error.splitlines()[-1]
     assert "too few examples: the labels are" in last
-    assert "importance.examples asks for 24 of each; take more data" in last
+    assert "importance.examples asks for 12 of each; take more data" in last
     new = [
         json.loads(path.read_text()) for path in set((copy.store / "actions").iterdir()) - records
     ]

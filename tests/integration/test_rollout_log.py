@@ -15,10 +15,10 @@ from typing import Any
 
 import psutil
 import pytest
-from tiny_inputs import MODEL, spec, tiny_inputs
+from tiny_inputs import spec, tiny_inputs
+from tiny_training import NEEDED, grpo_config
 
 from artifacts import Store
-from lorapar_core.config import GrpoConfig
 from lorapar_core.parquet import read_table
 from lorapar_core.state_files import load_state
 
@@ -26,21 +26,6 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "kills"))
 from killed_runs import Case, Runs, Server
 
 ROOT = Path(__file__).parents[2]
-GRPO = {
-    "engine": "vllm",
-    "learning_rate": 1e-2,
-    "weight_decay": 0.1,
-    "group_size": 4,
-    "batch_size": 4,
-    "accumulation": 2,
-    "steps_per_generation": 4,
-    "num_iterations": 2,
-    "max_completion_length": 6,
-    "kl_coefficient": 0.1,
-    "rewards": {"integer": 1.0, "tag_credit": 0.5},
-}
-TOP = {"system": 2, "data": "system", "epochs": 2.0, "model": MODEL, "answer_format": "hash"}
-NEEDED = ("base", "adapter", "masks", "labels", "tokens", "examples")
 STEPS, GENERATIONS = 16, 4
 EVERY = STEPS // GENERATIONS
 A_FORWARD = 260
@@ -57,10 +42,8 @@ def server() -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def case(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Case:
     inputs = tiny_inputs(tmp_path_factory.mktemp("rollouts") / "inputs", tiny_model)
-    unread = {"prompt", "system_prompt", "max_prompt_length"}
-    grpo = GrpoConfig.model_validate(GRPO).model_dump(exclude=unread)
-    given = {role: inputs[role] for role in NEEDED}
-    return Case("grpo", {"grpo": grpo, **TOP}, given, prepare="fake_vllm:install")
+    given = {role: inputs[role] for role in (*NEEDED, "examples")}
+    return Case("grpo", grpo_config(engine="vllm"), given, prepare="fake_vllm:install")
 
 
 @pytest.fixture

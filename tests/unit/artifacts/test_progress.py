@@ -196,6 +196,22 @@ def test_one_that_is_gone_meanwhile_is_told_from_a_store_that_is(store: Store) -
         store.keep_checkpoint(KEY, source, step=3, writer={})
 
 
+def test_a_store_that_goes_away_in_the_middle_is_not_begun_anew(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After it was looked at, and before it is written to: nothing appears in its place."""
+    source = tmp_path / "elsewhere"
+    source.mkdir()
+    (source / "state").write_text("of step 1")
+    monkeypatch.setattr(Store, "_require_writable", lambda *_: None)
+    store.root.rename(tmp_path / "away")
+    with pytest.raises(StoreError, match="see to the disk"):
+        store.keep_checkpoint(KEY, source, step=1, writer={})
+    with pytest.raises(OSError, match="No such file"), store.lock(KEY):
+        pass
+    assert not store.root.exists()
+
+
 def test_only_a_store_that_may_be_written(store: Store) -> None:
     keep(store, KEY, 1)
     reader = Store.open(store.root, create=False)

@@ -16,6 +16,7 @@ from artifacts import Store
 from flows import needs
 from flows.cli import main
 from flows.plan import plan
+from lorapar_core import process
 from lorapar_core.config import RuntimeConfig
 from lorapar_core.memory import Lengths
 from lorapar_core.model_shape import read_shape
@@ -150,7 +151,7 @@ def test_where_a_run_computes(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(needs, "GPU_DRIVER", tmp_path if driver else tmp_path / "none")
+    monkeypatch.setattr(process, "_GPU_DRIVERS", (tmp_path,) if driver else ())
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
