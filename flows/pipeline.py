@@ -27,6 +27,7 @@ from lorapar_core.optimizers import require_optimizer
 from lorapar_core.process import require_device
 from lorapar_core.quantization import require_quantization
 from lorapar_core.rewards.check import require_rewardable, require_rewards
+from lorapar_core.sharding import require_shardable
 from lorapar_core.trackers import require_trackers
 from tasks.action import UNKNOWN, Action, Input, Outcome
 from tasks.evaluate import evaluate
@@ -108,6 +109,7 @@ def check(recipe: Recipe, *, runs: bool = True) -> None:
             many processes can't train together, or vLLM can't run beside them.
     """
     require_launchable(recipe)
+    require_shardable(recipe)
     require_room(recipe)
     require_rewards(recipe, runs=runs)
     if runs:

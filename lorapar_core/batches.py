@@ -1,4 +1,4 @@
-"""Grouping rows of different lengths into padded batches."""
+"""Grouping rows of different lengths."""
 
 from __future__ import annotations
 
@@ -18,3 +18,15 @@ def batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
         batch.append(i)
     if batch:
         yield batch
+
+
+def parts(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
+    """Positions in their order, at most `tokens` a part."""
+    part: list[int] = []
+    for i, length in enumerate(lengths):
+        if part and sum(lengths[k] for k in part) + length > tokens:
+            yield part
+            part = []
+        part.append(i)
+    if part:
+        yield part

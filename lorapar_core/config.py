@@ -396,6 +396,10 @@ class RuntimeConfig(Section):
     processes: int = Field(default=1, ge=1)
     """Processes that train a stage together on this machine, one a GPU (data parallel). They share
     a step's forward passes, so all of them together must divide `accumulation`."""
+    sharding: Literal["none", "fsdp"] = "none"
+    """Whether each training process holds the whole base, or a part of it and gets the rest layer
+    by layer (FSDP2); for a base that doesn't fit one GPU. Adapters are whole either way. Scoring
+    and evaluation still need the base on one device."""
     child: Literal["once", "resident"] = "once"
     """A process for each heavy stage, or one that stays and takes one after another (saves about
     10 s of imports a stage, keeps its memory)."""

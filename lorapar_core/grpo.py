@@ -47,6 +47,7 @@ from lorapar_core.resume import ExactResume, run_training
 from lorapar_core.rewards.registry import Reward, reward_named
 from lorapar_core.rollout import Rollout
 from lorapar_core.rollout_log import ReplayedRollouts, open_log
+from lorapar_core.sharding import ShardedBase
 from lorapar_core.spec import Spec
 from lorapar_core.training import (
     MaskedTraining,
@@ -76,6 +77,7 @@ class MaskedGrpoTrainer(
     ExactResume,
     Clocked,
     MaskedTraining,
+    ShardedBase,
     Rollout,
     LabelLogProbs,
     FusedBranches,

@@ -8,10 +8,9 @@ once more in the backward pass. `install` puts another forward in its place, whi
 - takes log p(y) = z_y − log Σ_v exp z_v, z = W h / τ, at labelled positions only, and with the
   logits at hand also d log p(y) / d h = (W_y − Σ_v p_v W_v) / τ. That is one vector a position,
   whatever loss is taken of log p, so the backward pass has no logits to compute;
-- groups rows by length, so that little padding is computed (`PASS_TOKENS`), and leaves out each
-  row's last token, which predicts nothing;
-- runs what rows have in common before their first label through the model once, and expands its
-  keys and values to those rows (GRPO's groups). Gradients flow back through them.
+- computes no padding (`row_passes`), and leaves out each row's last token, which predicts nothing;
+- runs what rows have in common before their first label through the model once (GRPO's groups, a
+  chat template's system turn), where no dropout is drawn. Gradients flow back through it.
 
 Rows don't see each other and attention is causal, so results are trl's but for rounding. Learned
 positions (GPT-2's) are an exception: here they count from a prompt's first token, as in generation;
@@ -24,21 +23,21 @@ calls that this one doesn't know (`_knows`, `_knows_call`).
 from __future__ import annotations
 
 import functools
-import inspect
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 from trl.trainer.utils import FusedCausalLMOutput
 
-from lorapar_core.batches import batches
+from lorapar_core.batches import batches, parts
 from lorapar_core.gradients import IGNORED
+from lorapar_core.row_passes import packed, packs, padded, prefilled
+from lorapar_core.sharding import is_sharded
 
-PASS_TOKENS = 768
-"""Padded tokens a pass: with fewer a CPU multiplies slower, with more there is more padding."""
+PASS_TOKENS = 2048
+"""Tokens a pass: with fewer a CPU multiplies slower, with more a pass takes more memory."""
 TILE = 1 << 23
 """Logits at a time: 32 MiB."""
 SCALES = (
@@ -96,6 +95,7 @@ def _knows(model: Any) -> bool:
         and not getattr(config, "output_router_logits", False)
         and getattr(config, "is_causal", True)
         and not config.is_encoder_decoder
+        and not is_sharded(model)
         and has_fixed_positions(model)
     )
 
@@ -108,16 +108,13 @@ def _knows_call(model: Any, inputs: dict[str, Any]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """A batch without its padding.
+    """A batch without its padding: each row's inputs, which end before its last label."""
 
-    Row n's inputs end before its last label, which predicts nothing. Its labels begin after
-    `prefixes[n]` and the one token that predicts the first label.
-    """
-
-    prefixes: list[list[int]]
-    suffixes: list[list[int]]
+    tokens: list[list[int]]
     begins: list[int]
-    """Column, in the padded batch, of the first token of each suffix."""
+    """Column, in the padded batch, of each row's first token."""
+    prompts: list[int]
+    """Tokens of each before the one that predicts its first label."""
     labels: torch.Tensor
     """(rows, columns): the label that each column's token predicts, else -100."""
 
@@ -137,23 +134,33 @@ class Rows:
         inside = (columns >= starts[:, None]) & (columns <= ends[:, None])
         if not (kept | ~inside).all() or (firsts <= starts).any():
             return None
-        tokens = ids.tolist()
-        spans = list(zip(starts.tolist(), firsts.tolist(), ends.tolist(), strict=True))
+        spans = zip(ids.tolist(), starts.tolist(), ends.tolist(), strict=True)
         return cls(
-            prefixes=[row[a : b - 1] for row, (a, b, _) in zip(tokens, spans, strict=True)],
-            suffixes=[row[b - 1 : c] for row, (_, b, c) in zip(tokens, spans, strict=True)],
-            begins=[b - 1 for _, b, _ in spans],
+            tokens=[row[start:end] for row, start, end in spans],
+            begins=starts.tolist(),
+            prompts=(firsts - starts - 1).tolist(),
             labels=torch.cat([labels[:, 1:], torch.full_like(labels[:, :1], IGNORED)], 1),
         )
 
-    def sharing(self) -> tuple[list[list[int]], list[int]]:
-        """Groups of rows with the same prefix, of two and more; and the rows that share none."""
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for row, prefix in enumerate(self.prefixes):
-            groups.setdefault(tuple(prefix), []).append(row)
-        shared = [rows for prefix, rows in groups.items() if prefix and len(rows) > 1]
-        taken = {row for rows in shared for row in rows}
-        return shared, [row for row in range(len(self.prefixes)) if row not in taken]
+    def sharing(self) -> list[tuple[int, list[int]]]:
+        """Groups of rows, and how many tokens those of each begin with in common.
+
+        Rows with the same prompt are a group; those whose prompt is like no other's are one more.
+        """
+        same: dict[tuple[int, ...], list[int]] = {}
+        for row, (tokens, length) in enumerate(zip(self.tokens, self.prompts, strict=True)):
+            same.setdefault(tuple(tokens[:length]), []).append(row)
+        groups = [(len(prompt), rows) for prompt, rows in same.items() if len(rows) > 1]
+        alone = [rows[0] for rows in same.values() if len(rows) == 1]
+        if alone:
+            groups.append((self._common(alone), alone))
+        return groups
+
+    def _common(self, some: list[int]) -> int:
+        """How many tokens their prompts begin with in common; none of one by itself."""
+        columns = zip(*(self.tokens[row][: self.prompts[row]] for row in some), strict=False)
+        alike = itertools.takewhile(lambda column: len(set(column)) == 1, columns)
+        return sum(1 for _ in alike) if len(some) > 1 else 0
 
 
 def _outputs(model: Any, rows: Rows, labels: torch.Tensor, temperature: float) -> Any:
@@ -176,39 +183,35 @@ def _hidden_at_labels(
 ) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
     """Hidden states (labels, width), the labels (labels,), and (row, column) of each."""
     states, places = [], []
-    for some, begins, hidden in _passes(model, rows):
-        row, step = torch.tensor(some)[:, None], torch.arange(hidden.shape[1])
-        column = torch.tensor(begins)[:, None] + step
-        within = column < rows.labels.shape[1]
-        labelled = within & rows.labels[row, column.clamp(max=rows.labels.shape[1] - 1)].ne(IGNORED)
+    for some, skipped, hidden in _passes(model, rows):
+        spans = [(row, rows.begins[row] + skipped, len(rows.tokens[row]) - skipped) for row in some]
+        row = torch.cat([torch.full((length,), row) for row, _, length in spans])
+        column = torch.cat([torch.arange(begin, begin + length) for _, begin, length in spans])
+        labelled = rows.labels[row, column].ne(IGNORED)
         states.append(hidden[labelled])
-        places.append(torch.stack([row.expand_as(column)[labelled], column[labelled]]))
+        places.append(torch.stack([row[labelled], column[labelled]]))
     row, column = torch.cat(places, 1)
     return torch.cat(states), rows.labels[row, column], (row, column)
 
 
-def _passes(model: Any, rows: Rows) -> Iterator[tuple[list[int], list[int], torch.Tensor]]:
-    """Rows, the column each begins at, and their hidden states (rows, tokens, width), in turn."""
-    shared, alone = rows.sharing() if _expands(model) else ([], [*range(len(rows.prefixes))])
-    for group in shared:
-        keys_values = _prefilled(model, rows.prefixes[group[0]])
-        for batch in batches([len(rows.suffixes[row]) for row in group], PASS_TOKENS):
-            some = [group[i] for i in batch]
-            cache = expanded(model.config, keys_values, len(some))
-            ids = padded([rows.suffixes[row] for row in some])
-            hidden = _body(model, ids, past_key_values=cache, use_cache=True)
-            yield some, [rows.begins[row] for row in some], hidden
-    whole = {row: rows.prefixes[row] + rows.suffixes[row] for row in alone}
-    for batch in batches([len(whole[row]) for row in alone], PASS_TOKENS):
-        some = [alone[i] for i in batch]
-        hidden = _body(model, padded([whole[row] for row in some]), use_cache=False)
-        yield some, [rows.begins[row] - len(rows.prefixes[row]) for row in some], hidden
+def _passes(model: Any, rows: Rows) -> Iterator[tuple[list[int], int, torch.Tensor]]:
+    """Rows, how many of their first tokens are left out, and hidden states (tokens, width) of the
+    others, in turn."""
+    lengths = [len(tokens) for tokens in rows.tokens]
+    if not packs(model):
+        for some in batches(lengths, PASS_TOKENS):
+            yield some, 0, padded(model, [rows.tokens[row] for row in some])
+        return
+    everyone = [(0, [*range(len(lengths))])]
+    for common, group in rows.sharing() if shares(model) else everyone:
+        after = prefilled(model, rows.tokens[group[0]][:common]) if common else None
+        for some in parts([lengths[row] - common for row in group], PASS_TOKENS):
+            chosen = [group[i] for i in some]
+            yield chosen, common, packed(model, [rows.tokens[r][common:] for r in chosen], after)
 
 
-def _expands(model: Any) -> bool:
-    """Whether rows can share a prefix: the cache would be heeded, and dropout is drawn for none."""
-    if model.is_activation_checkpointing or not has_plain_cache(model):
-        return False
+def shares(model: Any) -> bool:
+    """Whether rows may share a pass of what they begin with: dropout is drawn for none."""
     modules = (m.p for m in model.modules() if isinstance(m, torch.nn.Dropout) and m.training)
     return not any(modules) and not (model.training and _configures_dropout(model))
 
@@ -228,48 +231,6 @@ def has_fixed_positions(model: Any) -> bool:
     rope = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
     kinds = [part for part in rope.values() if isinstance(part, dict)]  # one a kind of layer
     return all(part.get("rope_type") not in ("dynamic", "longrope") for part in (rope, *kinds))
-
-
-def has_plain_cache(model: Any) -> bool:
-    """Whether all that the model keeps of earlier tokens is every layer's keys and values."""
-    takes = inspect.signature(model.base_model.forward).parameters
-    layers = DynamicCache(config=model.config).layers
-    return (
-        "past_key_values" in takes
-        and not model._is_stateful
-        and bool(layers)
-        and all(type(layer) is DynamicLayer for layer in layers)
-    )
-
-
-def _prefilled(model: Any, prefix: list[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Keys and values of each layer, (1, heads, tokens, width)."""
-    cache = DynamicCache(config=model.config)
-    _body(model, torch.tensor([prefix]), past_key_values=cache, use_cache=True)
-    return [(layer.keys, layer.values) for layer in cache.layers]
-
-
-def expanded(
-    config: Any, keys_values: Sequence[tuple[torch.Tensor, torch.Tensor]], count: int
-) -> DynamicCache:
-    """A cache of `count` rows that all begin with the same keys and values."""
-    cache = DynamicCache(config=config)
-    for number, (keys, values) in enumerate(keys_values):
-        shape = (count, -1, -1, -1)
-        cache.update(keys.expand(shape), values.expand(shape), number)
-    return cache
-
-
-def padded(rows: Sequence[Sequence[int]]) -> torch.Tensor:
-    """(rows, longest) int64, padded on the right, which no token sees."""
-    longest = max(map(len, rows))
-    return torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows])
-
-
-def _body(model: Any, ids: torch.Tensor, **more: Any) -> torch.Tensor:
-    """Last hidden states (rows, tokens, width)."""
-    hidden: torch.Tensor = model.base_model(input_ids=ids, **more).last_hidden_state
-    return hidden
 
 
 class _LogProbs(torch.autograd.Function):

@@ -27,8 +27,11 @@ def load_base(
     attention: str = "sdpa",
     quantization: str = "none",
     device: str = "cpu",
+    shared: Mapping[str, Any] | None = None,
 ) -> PreTrainedModel:
     """The frozen base model, in evaluation mode.
+
+    `shared` has it shared out among processes (`sharding.shard_arguments`), each on its own device.
 
     Raises:
         ModelError: the files are of no causal language model that transformers knows.
@@ -38,16 +41,18 @@ def load_base(
     from transformers import AutoModelForCausalLM
 
     require_quantization(quantization)
-    quantized = {} if quantization == "none" else nf4_arguments(dtype, device)
+    placed = dict(shared or {})
+    if quantization != "none":
+        placed |= nf4_arguments(dtype, device)
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            path, dtype=getattr(torch, dtype), attn_implementation=attention, **quantized
+            path, dtype=getattr(torch, dtype), attn_implementation=attention, **placed
         )
     except (ValueError, KeyError, OSError, ImportError) as error:
         reason = " ".join(str(error).split())
         raise ModelError(f"the base model in {path} can't be loaded: {reason}") from error
     model.requires_grad_(False)
-    return (model if quantized else model.to(device)).eval()
+    return (model if placed else model.to(device)).eval()
 
 
 def load_tokenizer(path: Path, *, chat_template: str = "") -> PreTrainedTokenizerBase:

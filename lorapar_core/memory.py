@@ -334,13 +334,16 @@ def estimate(
     setup = setup_of(recipe, shape, device)
     if setup is None:
         return None
+    training = stage in ("sft", "grpo")
     weights = base_bytes(setup)
+    if training and recipe.runtime.sharding == "fsdp":
+        weights = shared_base_bytes(setup, recipe.runtime.processes)
     parts = {
         "base weights": weights,
         **STAGES[stage](recipe, setup, lengths or Lengths.allowed(recipe)),
     }
     if device == "cpu":
-        parts["libraries"] = LIBRARIES["training" if stage in ("sft", "grpo") else "other"]
+        parts["libraries"] = LIBRARIES["training" if training else "other"]
     else:
         parts["libraries"] = CONTEXT
     ordered = sorted(parts.items(), key=lambda part: -part[1])
@@ -364,6 +367,14 @@ def base_bytes(setup: Setup) -> int:
     if not setup.quantized:
         return shape.parameters * setup.width
     return round(linear * NF4) + (shape.parameters - linear) * setup.width
+
+
+def shared_base_bytes(setup: Setup, processes: int) -> int:
+    """Bytes of a process's part of the frozen weights, and of what it holds whole in turn: two
+    layers, one of them on its way, and embeddings and head."""
+    layer = sum(into * out for into, out in setup.shape.linears.values())
+    ends = setup.shape.parameters - setup.shape.layers * layer
+    return base_bytes(setup) // processes + (2 * layer + ends) * setup.width
 
 
 def optimizer_bytes(optimizer: str) -> int:

@@ -38,7 +38,9 @@ from transformers.cache_utils import DynamicLayer
 from trl.models import unwrap_model_for_generation
 
 from lorapar_core.errors import TrainingError
-from lorapar_core.label_logprobs import has_fixed_positions, has_plain_cache
+from lorapar_core.label_logprobs import has_fixed_positions
+from lorapar_core.row_passes import has_plain_cache
+from lorapar_core.sharding import is_sharded
 
 ROOM = 64
 """Tokens by which a cache grows at a time."""
@@ -109,7 +111,7 @@ def _knows(trainer: Any) -> bool:
     model = trainer.accelerator.unwrap_model(trainer.model).get_base_model()
     return (
         not (trainer.use_vllm or trainer.use_transformers_continuous_batching or trainer.tools)
-        and not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
+        and not (is_sharded(model) or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
         and trainer.repetition_penalty in (None, 1.0)
         and arguments.cache_implementation is None
         and not arguments.generation_kwargs

@@ -27,6 +27,7 @@ from lorapar_core.loading import load_tokenizer
 from lorapar_core.lora_branch import FusedBranches
 from lorapar_core.optimizers import optimizer_class
 from lorapar_core.resume import ExactResume, run_training
+from lorapar_core.sharding import ShardedBase
 from lorapar_core.spec import Spec
 from lorapar_core.training import (
     MaskedTraining,
@@ -38,7 +39,7 @@ from lorapar_core.training import (
 
 
 class MaskedSftTrainer(
-    ExactResume, Clocked, MaskedTraining, LabelLogProbs, FusedBranches, SFTTrainer
+    ExactResume, Clocked, MaskedTraining, ShardedBase, LabelLogProbs, FusedBranches, SFTTrainer
 ):
     """SFTTrainer that trains active elements only, and may be killed."""
 

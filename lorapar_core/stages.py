@@ -37,8 +37,8 @@ STAGES: dict[str, Stage] = {
     "moments": Stage(2, "lorapar_core.moments"),
     "score": Stage(1, "lorapar_core.importance"),
     "partition": Stage(1, "lorapar_core.partition"),
-    "sft": Stage(3, "lorapar_core.sft"),
-    "grpo": Stage(3, "lorapar_core.grpo"),
+    "sft": Stage(4, "lorapar_core.sft"),
+    "grpo": Stage(4, "lorapar_core.grpo"),
     "evaluate": Stage(1, "lorapar_core.evaluate"),
     "report": Stage(1, "lorapar_core.report"),
 }

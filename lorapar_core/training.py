@@ -33,6 +33,7 @@ from lorapar_core.masked_optimizer import MaskedOptimizer, restrict
 from lorapar_core.packed_mask import PackedMask
 from lorapar_core.partition import active_mask
 from lorapar_core.process import device, reset_torch
+from lorapar_core.sharding import shard_arguments
 from lorapar_core.spec import Spec
 from lorapar_core.trackers import tracking
 
@@ -96,6 +97,7 @@ def open_setting(spec: Spec, *, dropout: float) -> Setting:
         attention=config.attention,
         quantization=config.quantization,
         device=where,
+        shared=shard_arguments(spec.runtime),
     )
     model = attach_adapter(base, spec.inputs["adapter"], dropout=dropout)
     bits = load_file(spec.inputs["masks"])

@@ -1,4 +1,7 @@
-"""A training stage in two processes (gloo): both end alike, a kill changes nothing."""
+"""A training stage in two processes (gloo): both end alike, a kill changes nothing.
+
+Each with the whole base, or sharing it (FSDP2).
+"""
 
 from __future__ import annotations
 
@@ -73,14 +76,14 @@ def train(given: Any, out: Path) -> dict[str, bytes]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+@pytest.mark.parametrize("sharding", ["none", "fsdp"])
 @pytest.mark.parametrize("stage", ["sft", "grpo"])
 def test_two_processes_killed_in_between_end_with_the_same_bytes(
-    inputs: dict[str, Path], tmp_path: Path, stage: str
+    inputs: dict[str, Path], tmp_path: Path, stage: str, sharding: str
 ) -> None:
-    straight = train(
-        stage_spec(stage, inputs, tmp_path / "s", checkpoint_s=1e9), tmp_path / "straight"
-    )
-    given = stage_spec(stage, inputs, tmp_path / "k")
+    undisturbed = stage_spec(stage, inputs, tmp_path / "s", checkpoint_s=1e9, sharding=sharding)
+    straight = train(undisturbed, tmp_path / "straight")
+    given = stage_spec(stage, inputs, tmp_path / "k", sharding=sharding)
     process = start(given, tmp_path / "killed")
     while not list((tmp_path / "k").glob("checkpoints/step-*2")):
         assert process.poll() is None
@@ -112,13 +115,15 @@ def test_a_full_disk_is_told_as_such(inputs: dict[str, Path], tmp_path: Path) ->
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+@pytest.mark.parametrize("sharding", ["none", "fsdp"])
 def test_a_step_has_as_many_examples_as_in_one_process(
-    inputs: dict[str, Path], tmp_path: Path
+    inputs: dict[str, Path], tmp_path: Path, sharding: str
 ) -> None:
     """The same steps, over the same examples; without dropout they differ by rounding only."""
 
-    def trained(processes: int) -> dict[str, Any]:
-        given = stage_spec("sft", inputs, tmp_path / f"{processes}", processes=processes)
+    def trained(processes: int, **runtime: Any) -> dict[str, Any]:
+        scratch = tmp_path / f"{processes}"
+        given = stage_spec("sft", inputs, scratch, processes=processes, **runtime)
         given.config["dropout"] = 0.0
         out = tmp_path / f"out {processes}"
         train(given, out)
@@ -126,7 +131,7 @@ def test_a_step_has_as_many_examples_as_in_one_process(
         found = load_file(out / "adapter" / "adapter_model.safetensors")
         return {"rows": [json.loads(line) for line in lines], "adapter": found}
 
-    one, two = trained(1), trained(2)
+    one, two = trained(1), trained(2, sharding=sharding)
     assert len(one["rows"]) == len(two["rows"]) == 4
     for alone, together in zip(one["rows"], two["rows"], strict=True):
         assert together["grad_norm"] == pytest.approx(alone["grad_norm"], rel=1e-2)

@@ -12,15 +12,12 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from tiny_configs import GPT2, SEVERAL, TINY, VOCABULARY
 from transformers import (
     AutoModelForCausalLM,
-    BloomConfig,
     Gemma2Config,
-    GPT2Config,
     GPTNeoXConfig,
     LlamaConfig,
-    MistralConfig,
-    MixtralConfig,
     OPTConfig,
     Qwen2Config,
     Qwen2MoeConfig,
@@ -31,28 +28,6 @@ from trl.trainer.utils import add_fused_lm_head
 from lorapar_core import label_logprobs
 from lorapar_core.gradients import IGNORED
 from lorapar_core.loading import load_base
-
-VOCABULARY = 97
-TINY = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 8,
-}
-SEVERAL = {
-    "qwen2": Qwen2Config(**TINY),
-    "mistral, sliding window": MistralConfig(**TINY, sliding_window=4),
-    "gpt-neox": GPTNeoXConfig(**{**TINY, "num_key_value_heads": 2}),
-    "mixtral": MixtralConfig(**TINY, num_local_experts=2),
-    "bloom": BloomConfig(vocab_size=VOCABULARY, hidden_size=16, n_layer=2, n_head=2),
-    "opt": OPTConfig(
-        **{**TINY, "hidden_size": 16, "word_embed_proj_dim": 16, "ffn_dim": 32, "dropout": 0.0}
-    ),
-}
-GPT2 = GPT2Config(vocab_size=VOCABULARY, n_embd=16, n_layer=2, n_head=2, n_positions=64)
 
 
 def rope(kind: str, **more: Any) -> dict[str, Any]:
@@ -285,11 +260,40 @@ def test_a_common_prompt_is_computed_once(tiny_model: Path) -> None:
     _, ours = both(tiny_model)
     with counted_tokens(ours) as passes:
         result(ours, BATCHES["groups"])
-    # Each prompt but its last token; then that one and all but the last of 12 (or 4) answer tokens.
-    assert passes == [4, 3 * 12, 8, 2 * 4]
+    # Each prompt but its last token; then that one and all but the last answer token of each row.
+    assert passes == [4, 7 + 1 + 12, 8, 3 + 4]
 
 
-def test_long_rows_are_not_padded_to(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_common_beginning_is_computed_once(tiny_model: Path) -> None:
+    """As a chat template's system turn, with another question in each row."""
+    trls, ours = both(tiny_model)
+    inputs = batch(("a", 7, 5), ("b", 9, 3), ("c", 8, 4))
+    inputs["input_ids"][:, :6] = inputs["input_ids"][0, :6].clone()
+    with counted_tokens(ours) as passes:
+        assert_alike(trls, ours, inputs)
+    assert passes == [6, 1 + 4 + 3 + 2 + 2 + 3]
+
+
+def test_no_padding_is_computed(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(label_logprobs, "PASS_TOKENS", 30)
+    _, ours = both(tiny_model)
+    with counted_tokens(ours) as passes:
+        result(ours, BATCHES["padded"])
+    assert passes == [11 + 13, 11 + 1]
+
+
+@pytest.mark.parametrize("inputs", BATCHES.values(), ids=list(BATCHES))
+def test_padded_passes_are_as_trls_too(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, inputs: Batch
+) -> None:
+    monkeypatch.setattr(label_logprobs, "packs", lambda _: False)
+    assert_alike(*both(tiny_model), inputs)
+
+
+def test_padded_passes_are_of_like_lengths(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(label_logprobs, "packs", lambda _: False)
     monkeypatch.setattr(label_logprobs, "PASS_TOKENS", 30)
     _, ours = both(tiny_model)
     with counted_tokens(ours) as passes:
@@ -307,10 +311,10 @@ def test_no_random_number_is_drawn(tiny_model: Path) -> None:
 def test_rows_share_no_dropout(tiny_model: Path) -> None:
     _, ours = both(tiny_model)
     base = ours.get_base_model()
-    assert label_logprobs._expands(base)
+    assert label_logprobs.shares(base)
     base.model.layers[0].self_attn.q_proj.lora_dropout["default"] = torch.nn.Dropout(0.1).train()
-    assert not label_logprobs._expands(base)
-    assert label_logprobs._expands(base.eval())
+    assert not label_logprobs.shares(base)
+    assert label_logprobs.shares(base.eval())
 
 
 @pytest.mark.parametrize(
@@ -325,8 +329,8 @@ def test_rows_share_no_dropout_that_no_module_tells(config: Any) -> None:
     _, ours = both(copy.deepcopy(config))
     base = ours.get_base_model().train()
     assert not any(isinstance(m, torch.nn.Dropout) and m.p for m in base.modules())
-    assert not label_logprobs._expands(base)
-    assert label_logprobs._expands(base.eval())
+    assert not label_logprobs.shares(base)
+    assert label_logprobs.shares(base.eval())
     found = result(ours.train(), ROWS_ALIKE)[0].log_probs
     assert not torch.allclose(found[0], found[1], atol=1e-3)
     found = result(ours.eval(), ROWS_ALIKE)[0].log_probs
@@ -336,7 +340,7 @@ def test_rows_share_no_dropout_that_no_module_tells(config: Any) -> None:
 def test_dropout_of_other_heads_is_none_of_ours() -> None:
     config = GPTNeoXConfig(**{**TINY, "num_key_value_heads": 2}, classifier_dropout=0.1)
     _, ours = both(config)
-    assert label_logprobs._expands(ours.get_base_model().train())
+    assert label_logprobs.shares(ours.get_base_model().train())
 
 
 def test_with_activation_checkpointing(tiny_model: Path) -> None:

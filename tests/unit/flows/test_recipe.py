@@ -121,6 +121,7 @@ CONTRARY: dict[str, Any] = {
         "device": "cpu",
         "threads": 1,
         "processes": 2,
+        "sharding": "fsdp",
         "child": "resident",
         "children": 2,
         "checkpoint_s": 6.0,

@@ -1,0 +1,88 @@
+"""Rows through a model side by side: as each by itself."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from tiny_configs import GPT2, SEVERAL, TINY
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from lorapar_core.row_passes import packed, packs, padded, prefilled
+
+LLAMA = LlamaConfig(**TINY)
+PACKED = {
+    "llama": LLAMA,
+    "gpt2": GPT2,
+    **{name: SEVERAL[name] for name in ("qwen2", "gpt-neox", "mixtral", "opt")},
+}
+ROWS = [[7, 8, 9, 10], [11], [12, 13], [7, 8]]
+BEFORE = [20, 21, 22]
+
+
+def model_of(config: Any) -> Any:
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(copy.deepcopy(config)).eval()
+
+
+def alone(model: Any, before: list[int] | None = None) -> torch.Tensor:
+    """Hidden states of the rows, each in a call of its own."""
+    skipped = before or []
+    states = [model.base_model(torch.tensor([[*skipped, *row]])).last_hidden_state for row in ROWS]
+    return torch.cat([hidden[0, len(skipped) :] for hidden in states])
+
+
+@pytest.mark.parametrize("config", PACKED.values(), ids=list(PACKED))
+def test_packed_rows_are_as_each_alone(config: Any) -> None:
+    model = model_of(config)
+    assert packs(model)
+    assert torch.allclose(packed(model, ROWS), alone(model), atol=1e-5)
+    after = prefilled(model, BEFORE)
+    for _ in range(2):  # the cache is left as it was
+        assert torch.allclose(packed(model, ROWS, after), alone(model, BEFORE), atol=1e-5)
+    assert after.get_seq_length() == len(BEFORE)
+
+
+def test_padded_rows_are_as_each_alone() -> None:
+    model = model_of(LLAMA)
+    assert torch.allclose(padded(model, ROWS), alone(model), atol=1e-5)
+
+
+def test_gradients_are_those_of_each_alone() -> None:
+    slopes = []
+    for how in ("alone", "packed"):
+        model = model_of(LLAMA)
+        after = prefilled(model, BEFORE)
+        hidden = packed(model, ROWS, after) if how == "packed" else alone(model, BEFORE)
+        (hidden * torch.linspace(-1, 1, hidden.numel()).view_as(hidden)).sum().backward()
+        slopes.append(model.get_input_embeddings().weight.grad)
+    assert slopes[0][BEFORE].norm() > 0
+    assert torch.allclose(*slopes, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["mistral, sliding window", "bloom"])
+def test_models_that_are_padded(name: str) -> None:
+    assert not packs(model_of(SEVERAL[name]))
+
+
+def test_eager_attention_is_padded() -> None:
+    model = AutoModelForCausalLM.from_config(copy.deepcopy(LLAMA), attn_implementation="eager")
+    assert not packs(model)
+
+
+def test_recomputed_activations_are_padded() -> None:
+    model = model_of(LLAMA)
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    assert not packs(model)
+
+
+def test_attention_is_the_models_own_again() -> None:
+    model = model_of(LLAMA)
+    with pytest.raises(IndexError):
+        packed(model, [[TINY["vocab_size"]]])
+    assert model.config._attn_implementation == "sdpa"
+    expected = alone(model)
+    packed(model, ROWS)
+    assert torch.equal(alone(model), expected)
