@@ -1,5 +1,7 @@
 """A training stage in several processes, one a GPU: started, listened to, and ended together.
 
+Here on one machine; on several, each of them starts its own so (`node`), and `nodes` listens.
+
 Each is a process as `child` serves them, with the variables by which torch and accelerate find each
 other. We start them ourselves, and not through torchrun, because each has to end with us whatever
 ends us (see `child`), and a torchrun that is killed leaves its workers behind. Ranks that torchrun

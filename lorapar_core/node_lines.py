@@ -1,6 +1,6 @@
 """Messages of nodes, as lines on a stdout that other programs write to as well.
 
-A message is a JSON object. srun hands on whole lines, but cuts those of 1024 bytes and more, and
+A message is a JSON object with an `event`, or with the `rank` that said one. srun hands on whole lines, but cuts those of 1024 bytes and more, and
 then two nodes' mix; so a long message goes in pieces, a line each:
 
     lorapar-node NODE + PIECE      more follow
@@ -53,6 +53,6 @@ class Messages:
             self._begun[node] = text
             return None
         message = json.loads(text)
-        if not isinstance(message, dict):
+        if not isinstance(message, dict) or not message.keys() & {"event", "rank"}:
             raise ValueError(f"{text[:80]!r} is no message of a node's")
         return (None if node == "?" else int(node)), message

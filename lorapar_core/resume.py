@@ -64,7 +64,7 @@ def run_training(spec: Spec, out: Path, train: Callable[[Spec, Journal, Path], N
     """
     try:
         if not ranks.started() and spec.runtime.nodes > 1:
-            train_on_nodes(spec, out)
+            train_on_nodes(spec, out)  # where node 0 has the checkpoints to itself
             return
         with nullcontext() if _looked_after() else alone_with_checkpoints(spec):
             if ranks.started() or spec.runtime.processes == 1:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tiny_recipe import tiny_recipe
 
-from lorapar_core import events
+from lorapar_core import events, launch
 from lorapar_core.config import Recipe, RuntimeConfig
 from lorapar_core.errors import ConfigError, LoraparError, StageFailed, Stopped, TrainingError
 from lorapar_core.launch import (
@@ -61,7 +61,7 @@ def test_nodes_share_a_step_too() -> None:
 
 
 def test_nodes_need_a_command_that_is_there() -> None:
-    with pytest.raises(ConfigError, match="nodes is 2, and runtime.node_command is empty"):
+    with pytest.raises(ConfigError, match=r"nodes is 2, and runtime\.node_command is empty"):
         require_launchable(recipe(nodes=2))
     require_node_command(recipe().runtime)
     require_node_command(recipe(nodes=2, node_command=[sys.executable]).runtime)
@@ -127,7 +127,8 @@ def test_the_error_that_tells_why_is_the_one_raised() -> None:
     assert "connection closed by peer" in str(error)
 
 
-def test_one_that_ends_without_a_word() -> None:
+def test_one_that_ends_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "_CAUSE_S", 0.1)  # all words are there
     error = heard((0, STEP), (1, None), (0, LOST))
     assert type(error) is StageFailed
     assert type(heard((1, None))) is StageFailed

@@ -21,7 +21,7 @@ def test_messages_of_several_nodes_come_through_however_their_lines_mix(
     """srun cuts lines of 1024 bytes and more."""
     waiting: dict[int | None, list[str]] = {}
     for node, text in said:
-        waiting.setdefault(node, []).extend(lines(node, {"text": text}))
+        waiting.setdefault(node, []).extend(lines(node, {"event": text}))
     messages, found = Messages(), []
     while waiting:
         node = order.choice(list(waiting))
@@ -32,7 +32,7 @@ def test_messages_of_several_nodes_come_through_however_their_lines_mix(
         assert line.index("\n") == len(line) - 1
         assert messages.ours(line)
         found.append(messages.take(line))
-    whole = [(message[0], message[1]["text"]) for message in found if message]
+    whole = [(message[0], message[1]["event"]) for message in found if message]
     for node in {node for node, _ in said}:
         sent = [text for other, text in said if other == node]
         assert [text for other, text in whole if other == node] == sent
@@ -45,12 +45,13 @@ def test_messages_of_several_nodes_come_through_however_their_lines_mix(
         'lorapar-node 0 . {"event": "allorapar-node 1 . {"event": "alive"}\n',
         '0: lorapar-node 0 . {"event": "alive"}\n',
         "lorapar-node 0 . [1]\n",
+        "lorapar-node 0 . {}\n",
     ],
 )
 def test_a_torn_line_is_refused(line: str) -> None:
     messages = Messages()
     assert messages.ours(line)
-    with pytest.raises(ValueError, match="lorapar-node|no message|delimiter|Unterminated"):
+    with pytest.raises(ValueError, match=r"no line|no message|Unterminated|delimiter"):
         messages.take(line)
 
 

@@ -25,7 +25,6 @@ import pytest
 from tiny_inputs import spec
 
 from lorapar_core import events, node, nodes
-from lorapar_core.config import RuntimeConfig
 from lorapar_core.errors import ConfigError, LoraparError, StageFailed, Stopped, TrainingError
 
 ROOT = Path(__file__).parents[3]
@@ -71,15 +70,16 @@ STAGE = textwrap.dedent(
 
 @pytest.fixture(autouse=True)
 def stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has all processes know a stage `teller`, and nodes say quickly that they are alive."""
+    """Has all processes know a stage `teller`, and nodes be quick to live and to end."""
     folder = tmp_path / "stages"
     folder.mkdir()
     (folder / "teller_stage.py").write_text(STAGE)
     (folder / "sitecustomize.py").write_text(
-        "from lorapar_core import node\n"
+        "from lorapar_core import launch, node\n"
         "from lorapar_core.stages import STAGES, Stage\n"
         "STAGES['teller'] = Stage(1, 'teller_stage')\n"
         "node.BEAT_S = 0.2\n"
+        "launch._ENDS_S = 0.5\n"
     )
     monkeypatch.setenv("PYTHONPATH", f"{folder}{os.pathsep}{ROOT}")
     for name in node.NUMBERS:
@@ -201,8 +201,14 @@ def test_a_stop_reaches_every_process_by_stdin(tmp_path: Path) -> None:
 def test_a_stop_before_they_came(tmp_path: Path) -> None:
     """The command still waits for its machines."""
     (tmp_path / "out").mkdir()
-    script = f"import os, sys; os.kill({os.getpid()}, 15); sys.stdin.read()"
-    given = teller(tmp_path, "wait", [sys.executable, "-c", script])
+    script = (
+        "import os, sys, threading, time\n"
+        "open_still = threading.Thread(target=sys.stdin.read, daemon=True)\n"
+        "open_still.start()\n"
+        "while open_still.is_alive():\n"
+        f"    os.kill({os.getpid()}, 15); time.sleep(0.05)\n"
+    )
+    given = teller(tmp_path, "wait", python(script))
     former = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
         error = failing(lambda: nodes.train_on_nodes(given, tmp_path / "out"))
@@ -276,7 +282,3 @@ def test_the_number_is_that_of_the_first_variable() -> None:
     assert node.number({"SLURM_NODEID": "", "GROUP_RANK": "3"}) == 3
     with pytest.raises(ConfigError, match="NODE_RANK is set"):
         node.number({"RANK": "1"})
-
-
-def test_all_nodes_processes_count() -> None:
-    assert RuntimeConfig(nodes=3, processes=2).world == 6
