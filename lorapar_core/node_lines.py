@@ -1,7 +1,8 @@
 """Messages of nodes, as lines on a stdout that other programs write to as well.
 
-A message is a JSON object with an `event`, or with the `rank` that said one. srun hands on whole lines, but cuts those of 1024 bytes and more, and
-then two nodes' mix; so a long message goes in pieces, a line each:
+A message is a JSON object with an `event`, or with the `rank` that said one. srun hands on whole
+lines, but cuts those of 1024 bytes and more, and then two nodes' mix; so a long message goes in
+pieces, a line each:
 
     lorapar-node NODE + PIECE      more follow
     lorapar-node NODE . PIECE      the last one

@@ -26,6 +26,7 @@ from tiny_inputs import spec
 
 from lorapar_core import events, node, nodes
 from lorapar_core.errors import ConfigError, LoraparError, StageFailed, Stopped, TrainingError
+from lorapar_core.sole import sole_trainer
 
 ROOT = Path(__file__).parents[3]
 TWO_NODES = [sys.executable, str(ROOT / "tests" / "two_nodes.py")]
@@ -75,11 +76,12 @@ def stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.mkdir()
     (folder / "teller_stage.py").write_text(STAGE)
     (folder / "sitecustomize.py").write_text(
-        "from lorapar_core import launch, node\n"
+        "from lorapar_core import launch, node, sole\n"
         "from lorapar_core.stages import STAGES, Stage\n"
         "STAGES['teller'] = Stage(1, 'teller_stage')\n"
         "node.BEAT_S = 0.2\n"
         "launch._ENDS_S = 0.5\n"
+        "sole.SAY_AFTER_S = 0.0\n"
     )
     monkeypatch.setenv("PYTHONPATH", f"{folder}{os.pathsep}{ROOT}")
     for name in node.NUMBERS:
@@ -230,6 +232,33 @@ def test_all_end_with_a_launcher_that_is_killed(tmp_path: Path) -> None:
     launcher.kill()
     launcher.wait()
     require_gone(out)
+
+
+def test_nodes_wait_for_those_before_them_to_end(tmp_path: Path) -> None:
+    """Whose launcher may be gone."""
+    words, out = tmp_path / "words", tmp_path / "out"
+    out.mkdir()
+    script = f'exec "$@" 2>{shlex.quote(str(words))}'
+    given = teller(tmp_path, "work", ["sh", "-c", script, "sh", *TWO_NODES, "--nodes=0,1"])
+    held, waited = threading.Event(), threading.Event()
+
+    def before() -> None:
+        with sole_trainer(given.scratch):
+            held.set()
+            while "another process is training this" not in read(words):
+                time.sleep(0.01)
+            if not [*out.iterdir()]:
+                waited.set()
+
+    threading.Thread(target=before, daemon=True).start()
+    held.wait()
+    nodes.train_on_nodes(given, out)
+    assert waited.is_set()
+    assert len(facts(out)) == 2
+
+
+def read(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
 
 
 def python(script: str) -> list[str]:

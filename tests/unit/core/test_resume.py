@@ -34,6 +34,6 @@ def test_different_checkpoints_are_refused(monkeypatch: pytest.MonkeyPatch) -> N
     assert alone.loaded == ["unread"]
     monkeypatch.setattr(ranks, "everywhere", lambda step: [step, 2])
     late = _Trainer()
-    with pytest.raises(TrainingError, match="2 processes found checkpoints of .* steps: 3, 2;"):
+    with pytest.raises(TrainingError, match=r"2 processes found checkpoints of .* steps: 3, 2;"):
         late.train_to_the_end()
     assert late.loaded == []
