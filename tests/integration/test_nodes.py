@@ -33,12 +33,12 @@ def one_node(inputs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) 
     return train(stage_spec("sft", inputs, folder / "s", checkpoint_s=1e9), folder / "out")
 
 
-def two_nodes(inputs: dict[str, Path], scratch: Path, **more: Any) -> Any:
+def two_nodes(inputs: dict[str, Path], scratch: Path, *, stage: str = "sft", **more: Any) -> Any:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"  # this machine's name may lead nowhere
     own = {"nodes": 2, "processes": 1, "node_command": COMMAND, "main_address": address}
-    return stage_spec("sft", inputs, scratch, **own, **more)
+    return stage_spec(stage, inputs, scratch, **own, **more)
 
 
 def family(launcher: int) -> dict[str, psutil.Process]:
@@ -80,6 +80,14 @@ def test_two_nodes_end_as_one_whatever_was_killed(
     _, alive = psutil.wait_procs(list(below.values()), timeout=60)
     assert not alive
     assert train(given, tmp_path / "again") == one_node
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_grpo_on_two_nodes_ends_as_on_one(inputs: dict[str, Path], tmp_path: Path) -> None:
+    one = train(stage_spec("grpo", inputs, tmp_path / "one"), tmp_path / "one node")
+    two = two_nodes(inputs, tmp_path / "two", stage="grpo")
+    assert train(two, tmp_path / "two nodes") == one
 
 
 @pytest.mark.slow

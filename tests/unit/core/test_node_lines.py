@@ -11,8 +11,12 @@ from hypothesis import strategies as st
 from lorapar_core.node_lines import Messages, lines
 
 
+NODES = st.sampled_from([0, 1, 12, None])
+TEXTS = st.builds(lambda text, times: text * times, st.text(max_size=20), st.integers(0, 200))
+
+
 @given(
-    st.lists(st.tuples(st.sampled_from([0, 1, 12, None]), st.text(max_size=3000)), max_size=4),
+    st.lists(st.tuples(NODES, TEXTS), max_size=4),
     st.randoms(use_true_random=False),
 )
 def test_messages_of_several_nodes_come_through_however_their_lines_mix(

@@ -219,6 +219,24 @@ def test_a_stop_before_they_came(tmp_path: Path) -> None:
     assert type(error) is Stopped
 
 
+def test_a_stop_just_before_they_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They read it while they have nothing to stop."""
+    tell = nodes._Nodes.tell
+
+    def late(self: Any, message: dict[str, Any]) -> None:
+        if "start" in message:
+            os.kill(os.getpid(), signal.SIGTERM)
+        tell(self, message)
+
+    monkeypatch.setattr(nodes._Nodes, "tell", late)
+    former = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        error = failing(lambda: run(tmp_path, "wait"))
+    finally:
+        signal.signal(signal.SIGTERM, former)
+    assert type(error) is Stopped
+
+
 def test_all_end_with_a_launcher_that_is_killed(tmp_path: Path) -> None:
     out = tmp_path / "out"
     given = teller(tmp_path, "launch", [*TWO_NODES, "--nodes=0,1"])
