@@ -22,7 +22,7 @@ from lorapar_core.data.arithmetic import DEFAULT_COUNT
 from lorapar_core.data.choice import Entry, choose, read_source, require_readable
 from lorapar_core.engines import engines, require_engine, require_room
 from lorapar_core.errors import ConfigError, TooFewExamples
-from lorapar_core.launch import require_launchable
+from lorapar_core.launch import require_launchable, require_node_command
 from lorapar_core.optimizers import require_optimizer
 from lorapar_core.process import require_device
 from lorapar_core.quantization import require_quantization
@@ -137,7 +137,8 @@ def models(recipe: Recipe) -> list[tuple[str, str]]:
 
 
 def _packages(recipe: Recipe) -> list[Callable[[], None]]:
-    """Calls that raise ConfigError, each if a package that the recipe needs isn't installed."""
+    """Calls that raise ConfigError, each if a package that the recipe needs isn't installed,
+    or the program that starts its nodes."""
     optimizers = sorted({getattr(recipe, stage.kind).optimizer for stage in recipe.stages})
     return [
         *(partial(require_optimizer, name) for name in optimizers),
@@ -145,6 +146,7 @@ def _packages(recipe: Recipe) -> list[Callable[[], None]]:
         partial(require_attention, recipe.model.attention),
         *(partial(require_engine, name) for name in engines(recipe)),
         partial(require_trackers, recipe.runtime.trackers),
+        partial(require_node_command, recipe.runtime),
     ]
 
 

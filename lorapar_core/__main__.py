@@ -1,7 +1,8 @@
 """`python -m lorapar_core STAGE SPEC.json OUTDIR`: run one stage, with no Prefect and no store.
 
 `python -m lorapar_core --serve PID` runs stages for the process PID, its parent
-(`lorapar_core.child`).
+(`lorapar_core.child`). `python -m lorapar_core --node` is one of several nodes that train together
+(`lorapar_core.node`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,10 @@ def main(arguments: list[str]) -> int:
         from lorapar_core.child import serve
 
         return serve(parent=int(arguments[1]))
+    if arguments == ["--node"]:
+        from lorapar_core.node import serve as serve_node
+
+        return serve_node()
     if len(arguments) != 3:
         print("usage: python -m lorapar_core STAGE SPEC.json OUTDIR", file=sys.stderr)
         return 2

@@ -36,7 +36,7 @@ def serve(*, parent: int) -> int:
     """Run stages for the process `parent`, which has started this one, until stdin closes."""
     die_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    channel = _take_stdout()
+    channel = take_stdout()
     events.set_sink(lambda event: _send(channel, event))
     logging.getLogger().addHandler(_LogToParent(channel))
     logging.getLogger().setLevel(logging.INFO)
@@ -58,7 +58,8 @@ def die_with(parent: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _take_stdout() -> TextIO:
+def take_stdout() -> TextIO:
+    """Stdout for events alone; what others write there lands on stderr."""
     channel = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
     os.dup2(2, 1)
     return channel
@@ -75,16 +76,17 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
         spec = Spec.from_json(json.dumps(request["spec"]))
         reset(spec.runtime)
         stage(spec.stage).run(spec, Path(request["out"]))
-    except LoraparError as error:
-        return {"event": "error", "kind": type(error).__name__, "message": str(error)}
     except Exception as error:  # noqa: BLE001  the process border: the parent raises it again
-        return {
-            "event": "error",
-            "kind": type(error).__name__,
-            "message": str(error) or repr(error),
-            "traceback": traceback.format_exc(),
-        }
+        return failure(error)
     return {"event": "done"}
+
+
+def failure(error: Exception) -> dict[str, Any]:
+    """The event that tells of it, with a traceback where it isn't ours."""
+    told = {"event": "error", "kind": type(error).__name__, "message": str(error) or repr(error)}
+    if isinstance(error, LoraparError):
+        return told
+    return {**told, "traceback": "".join(traceback.format_exception(error))}
 
 
 class _LogToParent(logging.Handler):

@@ -394,12 +394,21 @@ class RuntimeConfig(Section):
     threads: int = Field(default=0, ge=0)
     """CPU threads of each heavy process; 0 takes all cores. Recorded: it changes rounding."""
     processes: int = Field(default=1, ge=1)
-    """Processes that train a stage together on this machine, one a GPU (data parallel). They share
-    a step's forward passes, so all of them together must divide `accumulation`."""
+    """Processes that train a stage together on a machine, one a GPU (data parallel). They share a
+    step's forward passes, so those of all nodes together must divide `accumulation`."""
+    nodes: int = Field(default=1, ge=1)
+    """Machines that train a stage together, each with `processes`. They are alike, have the same
+    environment installed, and store, scratch and models under the same paths (a shared file
+    system)."""
+    node_command: list[str] = Field(default_factory=list)
+    """With several nodes: what starts a command once on each, passes stdin on to all and their
+    stdout back, such as [srun, --nodes=2, --ntasks-per-node=1]. No shell reads it."""
+    main_address: str = Field(default="", pattern=r"^([^\s:]+:\d+)?$")
+    """host:port at which all nodes reach node 0; empty takes its name and a free port."""
     sharding: Literal["none", "fsdp"] = "none"
-    """Whether each training process holds the whole base, or a part of it and gets the rest layer
-    by layer (FSDP2); for a base that doesn't fit one GPU. Adapters are whole either way. Scoring
-    and evaluation still need the base on one device."""
+    """Whether each training process holds the whole base, or the processes of a machine a part each
+    and get the rest layer by layer (FSDP2); for a base that doesn't fit one GPU. Adapters are whole
+    either way. Scoring and evaluation need the base on one device still."""
     child: Literal["once", "resident"] = "once"
     """A process for each heavy stage, or one that stays and takes one after another (saves about
     10 s of imports a stage, keeps its memory)."""
@@ -437,11 +446,16 @@ class RuntimeConfig(Section):
     vllm_memory_share: float = Field(default=0.3, gt=0, lt=1)
     """colocate: share of a GPU's memory that vLLM takes, training has the rest."""
     vllm_tensor_parallel: int = Field(default=1, ge=1)
-    """colocate: GPUs that hold one copy of the model for vLLM; all processes together must be a
+    """colocate: GPUs of one machine that hold one copy of the model for vLLM; `processes` must be a
     multiple."""
     sandbox: Sandbox = "isolated"
     """How rewards run code: `isolated` needs Linux with user namespaces; `limits` does without, and
     lets code that the model wrote change your files and read your processes' environment."""
+
+    @property
+    def world(self) -> int:
+        """Processes of all nodes that train a stage together."""
+        return self.nodes * self.processes
 
 
 class Recipe(Section):

@@ -59,10 +59,11 @@ def require_room(recipe: Recipe) -> None:
             "process takes no trained weights in 4 bits; use runtime.vllm_mode: server, which gets "
             "them dequantized"
         )
+    # trl groups consecutive ranks; a group that stays on one node shares its fast links.
     if runtime.processes % runtime.vllm_tensor_parallel:
         raise ConfigError(
             f"runtime.vllm_tensor_parallel is {runtime.vllm_tensor_parallel}, into which "
-            f"{runtime.processes} processes can't be grouped; make it a divisor of "
+            f"a machine's {runtime.processes} processes can't be grouped; make it a divisor of "
             "runtime.processes"
         )
 

@@ -5,18 +5,28 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from lorapar_core import checkpoints, events
 from lorapar_core.checkpoints import Checkpoint
+from lorapar_core.sole import sole_trainer
 from lorapar_core.spec import Spec
 from lorapar_core.surroundings import Surroundings, difference, require_same, surroundings
 
 _LOG = logging.getLogger(__name__)
 CHECKPOINTS = "checkpoints"
 """Their folder in a stage's scratch."""
+
+
+@contextmanager
+def alone_with_checkpoints(spec: Spec) -> Iterator[None]:
+    """Keep other trainers of the stage waiting; what a killed one left half written is gone."""
+    with sole_trainer(spec.scratch):
+        checkpoints.prepare(spec.scratch / CHECKPOINTS)
+        yield
 
 
 class Journal:

@@ -22,6 +22,7 @@ from typing import Literal
 
 from lorapar_core.config import GrpoConfig, Recipe
 from lorapar_core.model_shape import ModelShape
+from lorapar_core.sharding import sharers
 
 Device = Literal["cpu", "gpu"]
 Parts = dict[str, int]
@@ -336,8 +337,8 @@ def estimate(
         return None
     training = stage in ("sft", "grpo")
     weights = base_bytes(setup)
-    if training and recipe.runtime.sharding == "fsdp":
-        weights = shared_base_bytes(setup, recipe.runtime.processes)
+    if training and sharers(recipe.runtime) > 1:
+        weights = shared_base_bytes(setup, sharers(recipe.runtime))
     parts = {
         "base weights": weights,
         **STAGES[stage](recipe, setup, lengths or Lengths.allowed(recipe)),

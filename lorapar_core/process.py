@@ -74,7 +74,7 @@ def _glibc() -> tuple[int, ...]:
 
 
 def _visible_gpus(runtime: RuntimeConfig) -> dict[str, str]:
-    if runtime.processes > 1:  # each takes the one of its rank
+    if runtime.world > 1:  # each takes the one of its rank
         return {}
     return _one_gpu(runtime.device, os.environ.get("CUDA_VISIBLE_DEVICES"))
 
@@ -163,9 +163,9 @@ def require_device(runtime: RuntimeConfig) -> None:
             f"runtime.device is {runtime.device}, and this machine has no driver of a GPU; use "
             "auto or cpu"
         )
-    if ":" in runtime.device and runtime.processes > 1:
+    if ":" in runtime.device and runtime.world > 1:
         raise ConfigError(
-            f"runtime.device is {runtime.device}, and {runtime.processes} processes take a GPU "
+            f"runtime.device is {runtime.device}, and {runtime.world} processes take a GPU "
             "each; use cuda, and choose them with CUDA_VISIBLE_DEVICES"
         )
 

@@ -18,6 +18,11 @@ def world() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def on_this_machine() -> int:
+    """How many of them are on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def rank() -> int:
     """This process's number among them."""
     return int(os.environ.get("RANK", "0"))
@@ -39,15 +44,20 @@ def gather(value: Any) -> list[Any]:
     return found if rank() == 0 else []
 
 
-def any_of(*flags: bool) -> list[bool]:
-    """Of each flag, whether it is set in some process; the same answer in all."""
+def everywhere(value: Any) -> list[Any]:
+    """Every process's value, in rank order, in all of them."""
     if world() == 1:
-        return list(flags)
+        return [value]
     import torch
 
     found: list[Any] = [None] * world()
-    torch.distributed.all_gather_object(found, flags)
-    return [any(each) for each in zip(*found, strict=True)]
+    torch.distributed.all_gather_object(found, value)
+    return found
+
+
+def any_of(*flags: bool) -> list[bool]:
+    """Of each flag, whether it is set in some process; the same answer in all."""
+    return [any(each) for each in zip(*everywhere(flags), strict=True)]
 
 
 def part() -> None:

@@ -26,13 +26,13 @@ from typing import Any, Protocol
 import torch
 from transformers import PrinterCallback, TrainerCallback
 
-from lorapar_core import checkpoints, ranks
+from lorapar_core import ranks
 from lorapar_core.errors import Stopped, TrainingError
-from lorapar_core.journal import CHECKPOINTS, Journal
+from lorapar_core.journal import Journal, alone_with_checkpoints
 from lorapar_core.launch import train_in_ranks
 from lorapar_core.loading import adapter_parameters, set_weights
+from lorapar_core.nodes import train_on_nodes
 from lorapar_core.random_state import random_state, set_random_state
-from lorapar_core.sole import sole_trainer
 from lorapar_core.spec import Spec
 from lorapar_core.state_files import load_state, save_state
 from lorapar_core.stopping import StopRequest, stop_request
@@ -56,16 +56,17 @@ class Gathered(Protocol):
 
 
 def run_training(spec: Spec, out: Path, train: Callable[[Spec, Journal, Path], None]) -> None:
-    """Train here, or in several processes, with the stage's checkpoints to ourselves.
+    """Train here, in several processes or on several nodes, with the checkpoints to ourselves.
 
     Raises:
         TrainingError: there is a checkpoint of another stage, or that was made in other
             surroundings; or as `train` says.
     """
     try:
-        with nullcontext() if _looked_after() else sole_trainer(spec.scratch):
-            if not _looked_after():
-                checkpoints.prepare(spec.scratch / CHECKPOINTS)
+        if not ranks.started() and spec.runtime.nodes > 1:
+            train_on_nodes(spec, out)  # where node 0 has the checkpoints to itself
+            return
+        with nullcontext() if _looked_after() else alone_with_checkpoints(spec):
             if ranks.started() or spec.runtime.processes == 1:
                 train(spec, Journal(spec), out)
                 ranks.part()  # one that has failed leaves by ending: the others must not hear first
@@ -99,6 +100,7 @@ class ExactResume:
         """
         trainer: Any = self
         begun = self.journal.begun
+        _require_one_start(begun.step if begun else 0)
         if begun and begun.step >= begun.total:  # killed after its last step
             self._load_from_checkpoint(str(begun.path))
             self._load_gathered(begun.path)
@@ -174,6 +176,22 @@ class ExactResume:
             state = self.state  # type: ignore[attr-defined]
             fill = partial(self._save_into, own=own)
             self.journal.keep(fill, step=state.global_step, total=state.max_steps)
+
+
+def _require_one_start(step: int) -> None:
+    """Refuse processes that go on from different checkpoints, as a network file system's cache can
+    show them.
+
+    Raises:
+        TrainingError: as said.
+    """
+    found = ranks.everywhere(step)
+    if len({*found}) > 1:
+        raise TrainingError(
+            f"the {len(found)} processes found checkpoints of different steps: "
+            f"{', '.join(map(str, found))}; the shared file system showed some of them an older "
+            "state: run it again"
+        )
 
 
 class _WhenToKeep(TrainerCallback):

@@ -27,10 +27,10 @@ def require_shardable(recipe: Recipe) -> None:
     """
     if recipe.runtime.sharding == "none":
         return
-    if recipe.runtime.processes == 1:
+    if recipe.runtime.world == 1:
         raise ConfigError(
-            "runtime.sharding fsdp shares the base out among the processes of a machine, and "
-            "runtime.processes is 1; use more, or sharding: none"
+            "runtime.sharding fsdp shares the base out among processes, and runtime.processes is "
+            "1; use more, or sharding: none"
         )
     if recipe.model.quantization != "none":
         raise ConfigError(
@@ -50,7 +50,19 @@ def shard_arguments(runtime: RuntimeConfig) -> dict[str, Any]:
         return {}
     from transformers.distributed import DistributedConfig
 
-    return {"distributed_config": DistributedConfig(fsdp_size=ranks.world())}
+    count = _sharers(ranks.on_this_machine(), ranks.world())
+    copies = ranks.world() // count
+    return {"distributed_config": DistributedConfig(fsdp_size=count, dp_replicate_size=copies)}
+
+
+def sharers(runtime: RuntimeConfig) -> int:
+    """How many processes share one copy of the base."""
+    return 1 if runtime.sharding == "none" else _sharers(runtime.processes, runtime.world)
+
+
+def _sharers(on_a_machine: int, everywhere: int) -> int:
+    """Those of a machine; of all machines, where each has one."""
+    return on_a_machine if on_a_machine > 1 else everywhere
 
 
 def is_sharded(model: Any) -> bool:

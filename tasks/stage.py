@@ -186,6 +186,7 @@ def provenance(
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
         "threads": thread_count(runtime),
+        "nodes": runtime.nodes,
         "processes": runtime.processes,
         "device": runtime.device,
         "executable": sys.executable,

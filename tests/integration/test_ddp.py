@@ -6,12 +6,9 @@ Each with the whole base, or sharing it (FSDP2).
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,59 +16,17 @@ import numpy as np
 import psutil
 import pytest
 from safetensors.numpy import load_file
-from tiny_inputs import spec, steady_files, tiny_inputs
-from tiny_training import NEEDED, grpo_config, sft_config
+from stage_runs import finish, stage_spec, start, train
+from tiny_inputs import steady_files, tiny_inputs
 
 from lorapar_core.parquet import read_table
 
-ROOT = Path(__file__).parents[2]
 LIMITED = f'ulimit -f 8; exec {sys.executable} -m lorapar_core "$@"'
 
 
 @pytest.fixture(scope="module")
 def inputs(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return tiny_inputs(tmp_path_factory.mktemp("ddp"), tiny_model)
-
-
-def stage_spec(
-    stage: str, inputs: Mapping[str, Path], scratch: Path, *, epochs: float = 2.0, **runtime: Any
-) -> Any:
-    needed = {role: inputs[role] for role in NEEDED}
-    if stage == "sft":
-        config = {**sft_config(batch_size=1, accumulation=4), "epochs": epochs}
-    else:
-        config = grpo_config()
-        needed["examples"] = inputs["examples"]
-    runtime = {"processes": 2, "checkpoint_s": 0, **runtime}
-    return spec(stage, config, needed, scratch, runtime=runtime)
-
-
-def start(given: Any, out: Path, *, words: list[str] | None = None) -> subprocess.Popen[str]:
-    given.scratch.mkdir(exist_ok=True)
-    file = given.scratch / "spec.json"
-    file.write_text(given.to_json())
-    command = words or [sys.executable, "-m", "lorapar_core"]
-    return subprocess.Popen(
-        [*command, given.stage, str(file), str(out)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def finish(process: subprocess.Popen[str]) -> None:
-    try:
-        _, said = process.communicate(timeout=250)
-    finally:
-        process.kill()  # where it took too long
-        process.communicate()
-    assert process.returncode == 0, said
-
-
-def train(given: Any, out: Path) -> dict[str, bytes]:
-    finish(start(given, out))
-    return steady_files(out)
 
 
 @pytest.mark.slow
@@ -152,8 +107,8 @@ def test_every_process_s_completions_are_kept(inputs: dict[str, Path], tmp_path:
     # 8 prompts, 4 completions each, in each of 2 epochs; each generation is of 4 prompts.
     assert len(table["completion"]) == 64
     assert table["step"] == sorted(table["step"])
-    for start in range(0, 64, 16):
-        assert len(set(table["example_id"][start : start + 16])) == 4
+    for first in range(0, 64, 16):
+        assert len(set(table["example_id"][first : first + 16])) == 4
 
 
 @pytest.mark.slow

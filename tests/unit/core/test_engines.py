@@ -41,6 +41,7 @@ def test_without_vllm_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"child": "resident"}, "use child: once"),
         ({"model": {"quantization": "nf4"}}, "use runtime.vllm_mode: server"),
         ({"processes": 2, "vllm_tensor_parallel": 4}, "2 processes can't be grouped"),
+        ({"nodes": 2, "vllm_tensor_parallel": 2}, "a machine's 1 processes can't be grouped"),
     ],
 )
 def test_a_colocated_vllm_that_can_not_run_is_refused(changed: dict[str, Any], said: str) -> None:

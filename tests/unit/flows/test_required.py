@@ -131,6 +131,20 @@ def test_a_gpu_that_is_not_there_is_refused(
     asked = recipe(tiny_model, runtime=several, sft=shared, grpo=shared)
     with pytest.raises(ConfigError, match="cuda:1, and 2 processes take a GPU each"):
         check(asked)
+    nodes = {"device": "cuda:1", "nodes": 2, "node_command": [sys.executable]}
+    asked = recipe(tiny_model, runtime=nodes, sft=shared, grpo=shared)
+    with pytest.raises(ConfigError, match="cuda:1, and 2 processes take a GPU each"):
+        check(asked)
+
+
+def test_nodes_whose_command_is_not_there_are_refused(tiny_model: Path) -> None:
+    nodes = {"nodes": 2, "node_command": ["no-such-program"]}
+    shared = {"accumulation": 2}
+    asked = recipe(tiny_model, runtime=nodes, sft=shared, grpo=shared)
+    with pytest.raises(ConfigError, match="begins with 'no-such-program'") as refused:
+        check(asked)
+    check(asked, runs=False)
+    assert missing_packages(asked) == [str(refused.value)]
 
 
 def test_data_that_can_not_be_enough_is_refused_before_a_vote(
