@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from lorapar_core.node_lines import Messages, lines
 
-
 NODES = st.sampled_from([0, 1, 12, None])
 TEXTS = st.builds(lambda text, times: text * times, st.text(max_size=20), st.integers(0, 200))
 
