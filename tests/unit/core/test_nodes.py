@@ -16,7 +16,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,15 @@ def stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", f"{folder}{os.pathsep}{ROOT}")
     for name in node.NUMBERS:
         monkeypatch.setenv(name, "7")  # of whatever runs the launcher: nodes mustn't take it
+
+
+@pytest.fixture
+def no_end() -> Iterator[None]:
+    """A SIGTERM too early or too late doesn't end the tests. Were it ignored here, all processes
+    that they start would ignore it too."""
+    former = signal.signal(signal.SIGTERM, lambda *_: None)
+    yield
+    signal.signal(signal.SIGTERM, former)
 
 
 def teller(tmp_path: Path, how: str, command: list[str], **runtime: Any) -> Any:
@@ -182,24 +191,22 @@ def test_a_node_that_nobody_hears_of_is_gone(
     require_gone(tmp_path / "out")
 
 
+@pytest.mark.usefixtures("no_end")
 def test_a_stop_reaches_every_process_by_stdin(tmp_path: Path) -> None:
     def stop() -> None:
         while len([*(tmp_path / "out").glob("*.json")]) < 2:
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    former = signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    try:
-        thread = threading.Thread(target=stop, daemon=True)
-        thread.start()
-        error = failing(lambda: run(tmp_path, "wait"))
-    finally:
-        signal.signal(signal.SIGTERM, former)
+    thread = threading.Thread(target=stop, daemon=True)
+    thread.start()
+    error = failing(lambda: run(tmp_path, "wait"))
     assert type(error) is Stopped
     assert "stopped after step 1" in str(error)
     require_gone(tmp_path / "out")
 
 
+@pytest.mark.usefixtures("no_end")
 def test_a_stop_before_they_came(tmp_path: Path) -> None:
     """The command still waits for its machines."""
     (tmp_path / "out").mkdir()
@@ -211,14 +218,11 @@ def test_a_stop_before_they_came(tmp_path: Path) -> None:
         f"    os.kill({os.getpid()}, 15); time.sleep(0.05)\n"
     )
     given = teller(tmp_path, "wait", python(script))
-    former = signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    try:
-        error = failing(lambda: nodes.train_on_nodes(given, tmp_path / "out"))
-    finally:
-        signal.signal(signal.SIGTERM, former)
+    error = failing(lambda: nodes.train_on_nodes(given, tmp_path / "out"))
     assert type(error) is Stopped
 
 
+@pytest.mark.usefixtures("no_end")
 def test_a_stop_just_before_they_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They read it while they have nothing to stop."""
     tell = nodes._Nodes.tell
@@ -229,11 +233,7 @@ def test_a_stop_just_before_they_start(tmp_path: Path, monkeypatch: pytest.Monke
         tell(self, message)
 
     monkeypatch.setattr(nodes._Nodes, "tell", late)
-    former = signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    try:
-        error = failing(lambda: run(tmp_path, "wait"))
-    finally:
-        signal.signal(signal.SIGTERM, former)
+    error = failing(lambda: run(tmp_path, "wait"))
     assert type(error) is Stopped
 
 
