@@ -36,6 +36,7 @@ from lorapar_core.random_state import random_state, set_random_state
 from lorapar_core.spec import Spec
 from lorapar_core.state_files import load_state, save_state
 from lorapar_core.stopping import StopRequest, stop_request
+from lorapar_core.trackers import end_runs
 
 TRAINER_STATE = "trainer_state.json"  # where transformers looks for it
 COUNTS = ("_step", "_total_train_tokens")
@@ -68,7 +69,10 @@ def run_training(spec: Spec, out: Path, train: Callable[[Spec, Journal, Path], N
             return
         with nullcontext() if _looked_after() else alone_with_checkpoints(spec):
             if ranks.started() or spec.runtime.processes == 1:
-                train(spec, Journal(spec), out)
+                try:
+                    train(spec, Journal(spec), out)
+                finally:
+                    end_runs()
                 ranks.part()  # one that has failed leaves by ending: the others must not hear first
             else:
                 train_in_ranks(spec, out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -40,3 +41,12 @@ def tracking(names: Sequence[str], *, run: str, directory: Path) -> dict[str, ob
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
     return {"report_to": list(names) or "none", "run_name": run, "project": _PROJECT}
+
+
+def end_runs() -> None:
+    """End what wandb and mlflow have open, or the process's next stage would log into it."""
+    wandb, mlflow = sys.modules.get("wandb"), sys.modules.get("mlflow")
+    if wandb is not None and wandb.run is not None:
+        wandb.finish()
+    if mlflow is not None and mlflow.active_run() is not None:
+        mlflow.end_run()

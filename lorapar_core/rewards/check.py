@@ -35,10 +35,11 @@ def require_rewards(recipe: Recipe, *, runs: bool) -> None:
             "the reward execution runs each row's tests, which only data of your own can have; "
             "name their column in data.columns.tests, or use the reward code"
         )
-    if "free_form" in used and has_tests:
+    comparing = sorted(used & {"correctness", "free_form"})
+    if comparing and has_tests:
         raise ConfigError(
-            "the reward free_form compares with a row's answer, which a row that carries tests "
-            "doesn't keep; use code or execution, or leave out data.columns.tests"
+            f"the reward {comparing[0]} compares with a row's answer, which a row that carries "
+            "tests doesn't keep; use code or execution, or leave out data.columns.tests"
         )
     if not runs:
         return

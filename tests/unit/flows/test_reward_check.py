@@ -120,10 +120,11 @@ def test_execution_needs_data_of_ones_own_with_tests(tiny_model: Path, tmp_path:
                 check(recipe(tiny_model, rewards, data=data, **limits), runs=runs)
 
 
-def test_free_form_cannot_compare_with_tests(tiny_model: Path, tmp_path: Path) -> None:
-    data, rewards = data_with_tests(tmp_path), {"free_form": 1.0}
+@pytest.mark.parametrize("name", ["correctness", "free_form"])
+def test_an_answer_is_no_text_of_tests(tiny_model: Path, tmp_path: Path, name: str) -> None:
+    data, rewards = data_with_tests(tmp_path), {name: 1.0}
     for runs in (True, False):
-        with pytest.raises(ConfigError, match=r"free_form .* use code or execution"):
+        with pytest.raises(ConfigError, match=rf"{name} .* use code or execution"):
             check(recipe(tiny_model, rewards, data=data), runs=runs)
     check(recipe(tiny_model, rewards, data={**data, "columns": {}}))
 
