@@ -72,14 +72,15 @@ def install(model: Any, *, temperature: float) -> None:
     """
     if not _knows(model):
         return
-    plain = model.forward  # trl's
+    plain, may_pack = model.forward, packs(model)  # trl's
 
     @functools.wraps(plain)  # `generate` reads its signature
     def forward(*args: Any, fused_lm_head: bool = False, **inputs: Any) -> Any:
         if fused_lm_head and not args and _knows_call(model, inputs):
             rows = Rows.of(inputs["input_ids"], inputs["attention_mask"], inputs["labels"])
             if rows is not None:
-                return _outputs(model, rows, inputs["labels"], temperature)
+                pack = may_pack and not model.is_activation_checkpointing
+                return _outputs(model, rows, inputs["labels"], temperature, pack=pack)
         return plain(*args, fused_lm_head=fused_lm_head, **inputs)
 
     model.forward = forward
@@ -163,8 +164,10 @@ class Rows:
         return sum(1 for _ in alike) if len(some) > 1 else 0
 
 
-def _outputs(model: Any, rows: Rows, labels: torch.Tensor, temperature: float) -> Any:
-    hidden, targets, places = _hidden_at_labels(model, rows)
+def _outputs(
+    model: Any, rows: Rows, labels: torch.Tensor, temperature: float, *, pack: bool
+) -> Any:
+    hidden, targets, places = _hidden_at_labels(model, rows, pack=pack)
     head = model.get_output_embeddings()
     each = _LogProbs.apply(hidden, head.weight, head.bias, targets, temperature)
     mask = labels[:, 1:].ne(IGNORED)
@@ -179,11 +182,11 @@ def _outputs(model: Any, rows: Rows, labels: torch.Tensor, temperature: float) -
 
 
 def _hidden_at_labels(
-    model: Any, rows: Rows
+    model: Any, rows: Rows, *, pack: bool
 ) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
     """Hidden states (labels, width), the labels (labels,), and (row, column) of each."""
     states, places = [], []
-    for some, skipped, hidden in _passes(model, rows):
+    for some, skipped, hidden in _passes(model, rows, pack=pack):
         spans = [(row, rows.begins[row] + skipped, len(rows.tokens[row]) - skipped) for row in some]
         row = torch.cat([torch.full((length,), row) for row, _, length in spans])
         column = torch.cat([torch.arange(begin, begin + length) for _, begin, length in spans])
@@ -194,11 +197,11 @@ def _hidden_at_labels(
     return torch.cat(states), rows.labels[row, column], (row, column)
 
 
-def _passes(model: Any, rows: Rows) -> Iterator[tuple[list[int], int, torch.Tensor]]:
+def _passes(model: Any, rows: Rows, *, pack: bool) -> Iterator[tuple[list[int], int, torch.Tensor]]:
     """Rows, how many of their first tokens are left out, and hidden states (tokens, width) of the
     others, in turn."""
     lengths = [len(tokens) for tokens in rows.tokens]
-    if not packs(model):
+    if not pack:
         for some in batches(lengths, PASS_TOKENS):
             yield some, 0, padded(model, [rows.tokens[row] for row in some])
         return

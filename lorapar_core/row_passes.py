@@ -4,13 +4,14 @@
 attention tells them apart. It is done row by row, by the very function that transformers calls
 for a row alone; positions begin anew with each row. What all rows begin with is in the model's
 cache, once, and each row attends to it as to its own tokens. `padded` is for models that don't let
-attention be chosen (`packs`).
+attention be chosen, or that do with rows what nobody told (`packs`, which tries it).
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -20,24 +21,52 @@ from transformers import AttentionInterface, DynamicCache
 from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+_LOG = logging.getLogger(__name__)
+_TRIED = [1, 2, 3], [[4, 5, 6, 7], [8], [4, 9]]
+"""What rows begin with, and rows."""
+_ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
+"""By which hidden states may differ, as a share of their norm."""
 ATTENTION = "lorapar_packed"
 """Our attention's name in transformers' registry; without a mask of that name it makes none."""
 
 
 def packs(model: Any) -> bool:
-    """Whether `packed` computes what the model computes of each row alone.
+    """Whether `packed` computes what the model computes of each row alone, but for rounding.
 
-    Activation checkpointing computes a layer again when attention is the model's own once more.
+    Activation checkpointing is not heeded: with it a layer is computed again when attention is the
+    model's own once more, and rows have to be padded.
     """
+    return _takes_rows(model) and _agrees(model)
+
+
+def _takes_rows(model: Any) -> bool:
     takes = inspect.signature(model.base_model.forward).parameters
     return (
         model.config.get_text_config()._attn_implementation == "sdpa"
         and model._supports_attention_backend
-        and not model.is_activation_checkpointing
         and "position_ids" in takes
         and takes[[*takes][-1]].kind is inspect.Parameter.VAR_KEYWORD
         and has_plain_cache(model)
     )
+
+
+@torch.no_grad()
+def _agrees(model: Any) -> bool:
+    """Whether a trial comes out right, without dropout."""
+    before, rows = _TRIED
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        alone = [model.base_model(torch.tensor([before + row])).last_hidden_state for row in rows]
+        expected = torch.cat([hidden[0, len(before) :] for hidden in alone]).float()
+        found = packed(model, rows, prefilled(model, before)).float()
+    except (TypeError, ValueError) as error:  # it refuses what it is given
+        _LOG.info("rows of this model are padded: %s", error)
+        return False
+    finally:
+        for module in training:
+            module.training = True
+    return bool((found - expected).norm() <= _ROUNDING[model.dtype] * expected.norm())
 
 
 def has_plain_cache(model: Any) -> bool:

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from lorapar_core.row_passes import packed, packs, padded, prefilled
 
-LLAMA = LlamaConfig(**TINY)
+LLAMA = LlamaConfig(**TINY, initializer_range=0.3)  # else attention hardly matters
 PACKED = {
     "llama": LLAMA,
     "gpt2": GPT2,
@@ -72,9 +72,29 @@ def test_eager_attention_is_padded() -> None:
     assert not packs(model)
 
 
-def test_recomputed_activations_are_padded() -> None:
+def test_a_model_that_comes_out_otherwise_is_padded() -> None:
+    """Whatever the cause: here its positions depend on more than the row."""
+    model = model_of(LLAMA).train()
+    rotate = model.base_model.rotary_emb.forward
+
+    def by_length(x: torch.Tensor, position_ids: torch.Tensor) -> Any:
+        return rotate(x, position_ids * x.shape[1])
+
+    model.base_model.rotary_emb.forward = by_length
+    assert not packs(model)
+    assert all(module.training for module in model.modules())
+
+
+def test_a_model_that_refuses_is_padded() -> None:
     model = model_of(LLAMA)
-    model.gradient_checkpointing_enable({"use_reentrant": False})
+    own = model.base_model.forward
+
+    def strict(*args: Any, cu_seq_lens_q: Any = None, **more: Any) -> Any:
+        if cu_seq_lens_q is not None:
+            raise TypeError("cu_seq_lens_q is no argument of mine")
+        return own(*args, **more)
+
+    model.base_model.forward = strict
     assert not packs(model)
 
 
