@@ -48,6 +48,12 @@ class Checkpoint:
     history: tuple[Mapping[str, Any], ...]
     """Each resume that came before it."""
 
+    @property
+    def name(self) -> str:
+        """Its step, and what tells it from others of that step."""
+        digest = hashlib.sha256((self.path / MANIFEST).read_bytes()).hexdigest()
+        return f"step {self.step} ({digest[:12]})"
+
 
 def keep(
     folder: Path,

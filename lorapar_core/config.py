@@ -406,9 +406,9 @@ class RuntimeConfig(Section):
     main_address: str = Field(default="", pattern=r"^([^\s:]+:\d+)?$")
     """host:port at which all nodes reach node 0; empty takes its name and a free port."""
     sharding: Literal["none", "fsdp"] = "none"
-    """Whether each training process holds the whole base, or the processes of a machine a part each
-    and get the rest layer by layer (FSDP2); for a base that doesn't fit one GPU. Adapters are whole
-    either way. Scoring and evaluation need the base on one device still."""
+    """Whether each training process holds the whole base, or all of them a part each and get the
+    rest layer by layer (FSDP2); for a base that doesn't fit one GPU. Adapters are whole either way.
+    Scoring and evaluation need the base on one device still."""
     child: Literal["once", "resident"] = "once"
     """A process for each heavy stage, or one that stays and takes one after another (saves about
     10 s of imports a stage, keeps its memory)."""

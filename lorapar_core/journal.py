@@ -12,6 +12,7 @@ from typing import Any
 
 from lorapar_core import checkpoints, events
 from lorapar_core.checkpoints import Checkpoint
+from lorapar_core.errors import TrainingError
 from lorapar_core.sole import sole_trainer
 from lorapar_core.spec import Spec
 from lorapar_core.surroundings import Surroundings, difference, require_same, surroundings
@@ -27,6 +28,14 @@ def alone_with_checkpoints(spec: Spec) -> Iterator[None]:
     with sole_trainer(spec.scratch):
         checkpoints.prepare(spec.scratch / CHECKPOINTS)
         yield
+
+
+def refused_by_disk(spec: Spec, error: OSError) -> TrainingError:
+    """What to say of it."""
+    return TrainingError(
+        f"{spec.name} can't read or write what it has to ({error}); see to the disk and run it "
+        "again: it goes on from its checkpoint"
+    )
 
 
 class Journal:

@@ -33,7 +33,7 @@ from trl.trainer.utils import FusedCausalLMOutput
 
 from lorapar_core.batches import batches, parts
 from lorapar_core.gradients import IGNORED
-from lorapar_core.row_passes import packed, packs, padded, prefilled
+from lorapar_core.row_passes import packed, packs, padded, pads, prefilled
 from lorapar_core.sharding import is_sharded
 
 PASS_TOKENS = 2048
@@ -70,13 +70,13 @@ def install(model: Any, *, temperature: float) -> None:
         model: causal language model, without its PEFT wrapper.
         temperature: τ, as trl's head has it.
     """
-    if not _knows(model):
+    if model.device.type != "cpu" or not _knows(model) or not pads(model):
         return
     plain, may_pack = model.forward, packs(model)  # trl's
 
     @functools.wraps(plain)  # `generate` reads its signature
     def forward(*args: Any, fused_lm_head: bool = False, **inputs: Any) -> Any:
-        if fused_lm_head and not args and _knows_call(model, inputs):
+        if fused_lm_head and not args and _knows_call(inputs):
             rows = Rows.of(inputs["input_ids"], inputs["attention_mask"], inputs["labels"])
             if rows is not None:
                 pack = may_pack and not model.is_activation_checkpointing
@@ -101,10 +101,10 @@ def _knows(model: Any) -> bool:
     )
 
 
-def _knows_call(model: Any, inputs: dict[str, Any]) -> bool:
-    """Whether there are ids, mask and labels on a CPU, and nothing else to heed."""
+def _knows_call(inputs: dict[str, Any]) -> bool:
+    """Whether there are ids, mask and labels, and nothing else to heed."""
     given = {name for name, value in inputs.items() if value is not None and value is not False}
-    return given == {"input_ids", "attention_mask", "labels"} and model.device.type == "cpu"
+    return given == {"input_ids", "attention_mask", "labels"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,11 @@ def require_launchable(recipe: Recipe) -> None:
             f"runtime.nodes is {runtime.nodes}, and runtime.node_command is empty; give what "
             "starts a command once on each node, such as [srun, --nodes=2, --ntasks-per-node=1]"
         )
+    if runtime.nodes > 1 and runtime.main_address and runtime.children > 1:
+        raise ConfigError(
+            f"runtime.main_address is {runtime.main_address}, and {runtime.children} children may "
+            "train at a time, which can't share it; leave it empty, or use children: 1"
+        )
     for kind in sorted({stage.kind for stage in recipe.stages}):
         section = getattr(recipe, kind)
         for name in ("accumulation", "steps_per_generation"):

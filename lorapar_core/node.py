@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import signal
 import socket
 import sys
@@ -34,7 +35,7 @@ from lorapar_core import launch
 from lorapar_core.child import failure, take_stdout
 from lorapar_core.config import RuntimeConfig
 from lorapar_core.errors import ConfigError
-from lorapar_core.journal import alone_with_checkpoints
+from lorapar_core.journal import alone_with_checkpoints, refused_by_disk
 from lorapar_core.node_lines import lines
 from lorapar_core.process import environment, quiet_libraries, thread_count
 from lorapar_core.spec import Spec
@@ -43,6 +44,8 @@ from lorapar_core.stopping import stop_request
 NUMBERS = ("SLURM_NODEID", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "GROUP_RANK", "NODE_RANK")
 """Environment variables that tell a node's number, from 0; the first that is set counts."""
 BEAT_S = 10.0
+_LEAVES_S = 2.0
+"""A node whose stdin has ended and that is still waiting leaves after so long."""
 
 
 class _Channel:
@@ -98,7 +101,8 @@ def number(variables: Mapping[str, str]) -> int:
 
 
 def _serve(node: int, channel: _Channel) -> None:
-    told = (json.loads(line) for line in sys.stdin)
+    begun = threading.Event()
+    told = map(json.loads, iter(_lines_told(begun).get, None))
     request = next(told, None)
     if request is None:
         raise ConfigError(
@@ -113,12 +117,32 @@ def _serve(node: int, channel: _Channel) -> None:
         )
     channel.send({"event": "here", "threads": thread_count(runtime)})
     threading.Thread(target=channel.beat, daemon=True).start()
-    with alone_with_checkpoints(spec) if node == 0 else nullcontext():
-        if node == 0:
-            channel.send({"event": "ready", "address": _address(runtime)})
-        start = next((line["start"] for line in told if "start" in line), None)
-        if start:
-            _train(node, spec, Path(request["out"]), start, told, channel)
+    try:
+        with alone_with_checkpoints(spec) if node == 0 else nullcontext():
+            if node == 0:
+                channel.send({"event": "ready", "address": _address(runtime)})
+            start = next((line["start"] for line in told if "start" in line), None)
+            begun.set()
+            if start:
+                _train(node, spec, Path(request["out"]), start, told, channel)
+    except OSError as error:
+        raise refused_by_disk(spec, error) from error
+
+
+def _lines_told(begun: threading.Event) -> queue.Queue[str | None]:
+    """Lines of stdin, and None at its end. If training hasn't `begun` by then the process ends,
+    whatever it may be waiting for: another trainer may have the checkpoints for hours."""
+    told: queue.Queue[str | None] = queue.Queue()
+
+    def read() -> None:
+        for line in sys.stdin:
+            told.put(line)
+        told.put(None)
+        if not begun.wait(_LEAVES_S):
+            os._exit(1)
+
+    threading.Thread(target=read, daemon=True).start()
+    return told
 
 
 def _address(runtime: RuntimeConfig) -> str:

@@ -4,8 +4,8 @@ A message is a JSON object with an `event`, or with the `rank` that said one. sr
 lines, but cuts those of 1024 bytes and more, and then two nodes' mix; so a long message goes in
 pieces, a line each:
 
-    lorapar-node NODE + PIECE      more follow
-    lorapar-node NODE . PIECE      the last one
+    @lorapar-node@ NODE + PIECE      more follow
+    @lorapar-node@ NODE . PIECE      the last one
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 PIECE = 900
-_MARK = "lorapar-node"
+_MARK = "@lorapar-node@"
 _LINE = re.compile(rf"{_MARK} (\d+|\?) ([+.]) (.*)")
 
 

@@ -18,11 +18,6 @@ def world() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def on_this_machine() -> int:
-    """How many of them are on this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-
-
 def rank() -> int:
     """This process's number among them."""
     return int(os.environ.get("RANK", "0"))

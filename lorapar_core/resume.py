@@ -28,7 +28,7 @@ from transformers import PrinterCallback, TrainerCallback
 
 from lorapar_core import ranks
 from lorapar_core.errors import Stopped, TrainingError
-from lorapar_core.journal import Journal, alone_with_checkpoints
+from lorapar_core.journal import Journal, alone_with_checkpoints, refused_by_disk
 from lorapar_core.launch import train_in_ranks
 from lorapar_core.loading import adapter_parameters, set_weights
 from lorapar_core.nodes import train_on_nodes
@@ -36,7 +36,7 @@ from lorapar_core.random_state import random_state, set_random_state
 from lorapar_core.spec import Spec
 from lorapar_core.state_files import load_state, save_state
 from lorapar_core.stopping import StopRequest, stop_request
-from lorapar_core.trackers import end_runs
+from lorapar_core.trackers import own_runs
 
 TRAINER_STATE = "trainer_state.json"  # where transformers looks for it
 COUNTS = ("_step", "_total_train_tokens")
@@ -69,18 +69,13 @@ def run_training(spec: Spec, out: Path, train: Callable[[Spec, Journal, Path], N
             return
         with nullcontext() if _looked_after() else alone_with_checkpoints(spec):
             if ranks.started() or spec.runtime.processes == 1:
-                try:
+                with own_runs():
                     train(spec, Journal(spec), out)
-                finally:
-                    end_runs()
                 ranks.part()  # one that has failed leaves by ending: the others must not hear first
             else:
                 train_in_ranks(spec, out)
     except OSError as error:
-        raise TrainingError(
-            f"{spec.name} can't read or write what it has to ({error}); see to the disk and run it "
-            "again: it goes on from its checkpoint"
-        ) from error
+        raise refused_by_disk(spec, error) from error
 
 
 def _looked_after() -> bool:
@@ -104,7 +99,7 @@ class ExactResume:
         """
         trainer: Any = self
         begun = self.journal.begun
-        _require_one_start(begun.step if begun else 0)
+        _require_one_start(begun.name if begun else "none")
         if begun and begun.step >= begun.total:  # killed after its last step
             self._load_from_checkpoint(str(begun.path))
             self._load_gathered(begun.path)
@@ -182,19 +177,18 @@ class ExactResume:
             self.journal.keep(fill, step=state.global_step, total=state.max_steps)
 
 
-def _require_one_start(step: int) -> None:
+def _require_one_start(name: str) -> None:
     """Refuse processes that go on from different checkpoints, as a network file system's cache can
     show them.
 
     Raises:
         TrainingError: as said.
     """
-    found = ranks.everywhere(step)
+    found = ranks.everywhere(name)
     if len({*found}) > 1:
         raise TrainingError(
-            f"the {len(found)} processes found checkpoints of different steps: "
-            f"{', '.join(map(str, found))}; the shared file system showed some of them an older "
-            "state: run it again"
+            f"the {len(found)} processes found different checkpoints: {', '.join(found)}; the "
+            "shared file system showed some of them an older state: run it again"
         )
 
 

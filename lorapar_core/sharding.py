@@ -50,24 +50,19 @@ def shard_arguments(runtime: RuntimeConfig) -> dict[str, Any]:
         return {}
     from transformers.distributed import DistributedConfig
 
-    count = _sharers(ranks.on_this_machine(), ranks.world())
-    copies = ranks.world() // count
-    return {"distributed_config": DistributedConfig(fsdp_size=count, dp_replicate_size=copies)}
+    return {"distributed_config": DistributedConfig(fsdp_size=ranks.world())}
 
 
 def sharers(runtime: RuntimeConfig) -> int:
     """How many processes share one copy of the base."""
-    return 1 if runtime.sharding == "none" else _sharers(runtime.processes, runtime.world)
-
-
-def _sharers(on_a_machine: int, everywhere: int) -> int:
-    """Those of a machine; of all machines, where each has one."""
-    return on_a_machine if on_a_machine > 1 else everywhere
+    return 1 if runtime.sharding == "none" else runtime.world
 
 
 def is_sharded(model: Any) -> bool:
     """Whether `shard_arguments` had the model, or the one in PEFT's wrapper, shared out."""
-    return bool(getattr(model, "_is_fsdp_managed_module", False))
+    from transformers.distributed.fsdp import is_fsdp_managed_module
+
+    return bool(is_fsdp_managed_module(model))
 
 
 class ShardedBase:
@@ -83,17 +78,18 @@ class ShardedBase:
         loss: torch.Tensor = super().training_step(model, *args, **more)  # type: ignore[misc]
         trainer: Any = self
         if is_sharded(trainer.model) and trainer.accelerator.sync_gradients:
-            _average([p.grad for p in trainer.model.parameters() if p.grad is not None])
+            _average([p for p in trainer.model.parameters() if p.requires_grad])
         return loss
 
 
-def _average(tensors: list[torch.Tensor]) -> None:
-    """Over all processes, in place."""
+def _average(weights: list[torch.nn.Parameter]) -> None:
+    """Gradients over all processes, in place; a process that didn't use a weight adds zeros."""
     import torch
 
-    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    gradients = [torch.zeros_like(w) if w.grad is None else w.grad for w in weights]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
     torch.distributed.all_reduce(flat)
     flat /= ranks.world()
-    parts = flat.split([tensor.numel() for tensor in tensors])
-    for tensor, part in zip(tensors, parts, strict=True):
-        tensor.copy_(part.view_as(tensor))
+    parts = flat.split([weight.numel() for weight in weights])
+    for weight, part in zip(weights, parts, strict=True):
+        weight.grad = part.view_as(weight)

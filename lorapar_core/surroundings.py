@@ -29,6 +29,7 @@ def surroundings(runtime: RuntimeConfig) -> Surroundings:
         "device": _device(device(runtime)),
         "threads": thread_count(runtime),
         "processes": ranks.world(),
+        "nodes": runtime.nodes,
         "sharding": runtime.sharding,
         "python": platform.python_version(),
         **{name: found for name in LIBRARIES if (found := installed_version(name))},

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from lorapar_core.errors import ConfigError
 
+_LOG = logging.getLogger(__name__)
 _PROJECT = "lorapar"
 _TENSORBOARD = "TENSORBOARD_LOGGING_DIR"
 _THEIRS = os.environ.get(_TENSORBOARD)
@@ -43,10 +47,32 @@ def tracking(names: Sequence[str], *, run: str, directory: Path) -> dict[str, ob
     return {"report_to": list(names) or "none", "run_name": run, "project": _PROJECT}
 
 
-def end_runs() -> None:
-    """End what wandb and mlflow have open, or the process's next stage would log into it."""
-    wandb, mlflow = sys.modules.get("wandb"), sys.modules.get("mlflow")
-    if wandb is not None and wandb.run is not None:
-        wandb.finish()
-    if mlflow is not None and mlflow.active_run() is not None:
-        mlflow.end_run()
+@contextmanager
+def own_runs() -> Iterator[None]:
+    """End what trackers have open afterwards, as failed where training failed: a process's next
+    stage would log into it. A tracker that can't be reached spoils no training."""
+    failed = True
+    try:
+        yield
+        failed = False
+    finally:
+        for name, end in _ENDS.items():
+            if name in sys.modules:
+                try:
+                    end(sys.modules[name], failed)
+                except Exception as error:  # noqa: BLE001  whatever it raises
+                    _LOG.warning("%s: its run can't be ended (%s)", name, error)
+
+
+def _end_wandb(wandb: Any, failed: bool) -> None:
+    if wandb.run is not None:
+        wandb.finish(exit_code=int(failed))
+
+
+def _end_mlflow(mlflow: Any, failed: bool) -> None:
+    if mlflow.active_run() is not None:
+        mlflow.end_run(status="FAILED" if failed else "FINISHED")
+
+
+_ENDS: Mapping[str, Callable[[Any, bool], None]] = {"wandb": _end_wandb, "mlflow": _end_mlflow}
+"""Trackers whose run outlives the trainer, and how it is ended."""

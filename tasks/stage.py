@@ -188,6 +188,7 @@ def provenance(
         "threads": thread_count(runtime),
         "nodes": runtime.nodes,
         "processes": runtime.processes,
+        "sharding": runtime.sharding,
         "device": runtime.device,
         "executable": sys.executable,
         "libraries": {name: installed_version(name) for name in ("lorapar", *_LIBRARIES)},

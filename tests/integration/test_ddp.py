@@ -88,6 +88,8 @@ def test_a_step_has_as_many_examples_as_in_one_process(
 
     one, two = trained(1), trained(2, sharding=sharding)
     assert len(one["rows"]) == len(two["rows"]) == 4
+    for alone, together in list(zip(one["rows"], two["rows"], strict=True))[:2]:  # same weights
+        assert together["grad_norm"] == pytest.approx(alone["grad_norm"], rel=1e-4)
     for alone, together in zip(one["rows"], two["rows"], strict=True):
         assert together["grad_norm"] == pytest.approx(alone["grad_norm"], rel=1e-2)
         assert together["loss"] == pytest.approx(alone["loss"], rel=1e-3)

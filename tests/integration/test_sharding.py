@@ -27,7 +27,7 @@ from torch.distributed.tensor import DTensor
 
 from lorapar_core.config import RuntimeConfig
 from lorapar_core.loading import load_base
-from lorapar_core.sharding import is_sharded, shard_arguments
+from lorapar_core.sharding import _average, is_sharded, shard_arguments
 
 torch.set_num_threads(1)
 runtime = RuntimeConfig(device="cpu", processes=2, sharding=sys.argv[2])
@@ -39,6 +39,10 @@ held = {n: w.to_local() if isinstance(w, DTensor) else w for n, w in weights.ite
 ids = torch.tensor([[7, 8, 9, 10, 11]])
 logits = model(input_ids=ids).logits
 logits.logsumexp(-1).sum().backward()
+if sys.argv[2] == "fsdp":
+    weights = [p for n, p in model.named_parameters() if "lora" in n]
+    weights[0].grad = None if torch.distributed.get_rank() else 2 * weights[0].grad  # unused by one
+    _average(weights)
 print(json.dumps({
     "sharded": [is_sharded(base), is_sharded(model)],
     "base": sum(w.numel() for n, w in held.items() if "lora" not in n),

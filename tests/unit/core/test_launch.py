@@ -55,6 +55,13 @@ def test_what_can_not(processes: int, grpo: dict[str, Any], message: str) -> Non
     assert message in str(refused.value)
 
 
+def test_two_stages_at_once_share_no_address() -> None:
+    nodes = {"nodes": 2, "node_command": ["srun"], "main_address": "here:80"}
+    require_launchable(recipe(**nodes))
+    with pytest.raises(ConfigError, match="2 children may train at a time"):
+        require_launchable(recipe(**nodes, children=2))
+
+
 def test_nodes_share_a_step_too() -> None:
     with pytest.raises(ConfigError, match="is 4, which 8 processes can't share evenly"):
         require_launchable(recipe(nodes=4, processes=2, node_command=["srun"]))

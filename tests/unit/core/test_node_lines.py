@@ -44,11 +44,11 @@ def test_messages_of_several_nodes_come_through_however_their_lines_mix(
 @pytest.mark.parametrize(
     "line",
     [
-        'lorapar-node 0 . {"event": "al',
-        'lorapar-node 0 . {"event": "allorapar-node 1 . {"event": "alive"}\n',
-        '0: lorapar-node 0 . {"event": "alive"}\n',
-        "lorapar-node 0 . [1]\n",
-        "lorapar-node 0 . {}\n",
+        '@lorapar-node@ 0 . {"event": "al',
+        '@lorapar-node@ 0 . {"event": "al@lorapar-node@ 1 . {"event": "alive"}\n',
+        '0: @lorapar-node@ 0 . {"event": "alive"}\n',
+        "@lorapar-node@ 0 . [1]\n",
+        "@lorapar-node@ 0 . {}\n",
     ],
 )
 def test_a_torn_line_is_refused(line: str) -> None:

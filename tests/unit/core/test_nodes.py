@@ -275,6 +275,33 @@ def test_nodes_wait_for_those_before_them_to_end(tmp_path: Path) -> None:
     assert len(facts(out)) == 2
 
 
+def test_a_node_that_waits_leaves_with_its_launcher(tmp_path: Path) -> None:
+    given = teller(tmp_path, "work", ["env", "NODE_RANK=0"])
+    request = json.dumps({"spec": json.loads(given.to_json()), "out": str(tmp_path / "out")})
+    numbered = {k: value for k, value in os.environ.items() if k not in node.NUMBERS}
+    with (
+        sole_trainer(given.scratch),
+        subprocess.Popen(
+            [sys.executable, "-m", "lorapar_core", "--node"],
+            cwd=ROOT,
+            env={**numbered, "NODE_RANK": "0"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as waiting,
+    ):
+        try:
+            assert waiting.stdin
+            assert waiting.stdout
+            waiting.stdin.write(request + "\n")
+            waiting.stdin.flush()
+            assert "here" in waiting.stdout.readline()
+            waiting.stdin.close()
+            assert waiting.wait(60) == 1
+        finally:
+            waiting.kill()
+
+
 def read(path: Path) -> str:
     return path.read_text() if path.exists() else ""
 
@@ -297,7 +324,7 @@ def python(script: str) -> list[str]:
         ([*TWO_NODES, "--nodes=0,0"], ConfigError, "has started node 0 twice"),
         ([*TWO_NODES, "--nodes=1,2"], ConfigError, "a node 2, and runtime.nodes is 2"),
         (
-            python("print('lorapar-node 0 . {', flush=True); input()"),
+            python("print('@lorapar-node@ 0 . {', flush=True); input()"),
             StageFailed,
             "a line came torn",
         ),

@@ -14,6 +14,7 @@ from lorapar_core.resume import ExactResume
 class _Begun:
     step, total = 3, 3
     path = "unread"
+    name = "step 3 (0123)"
 
 
 class _Trainer(ExactResume):
@@ -32,8 +33,10 @@ def test_different_checkpoints_are_refused(monkeypatch: pytest.MonkeyPatch) -> N
     alone = _Trainer()
     alone.train_to_the_end()
     assert alone.loaded == ["unread"]
-    monkeypatch.setattr(ranks, "everywhere", lambda step: [step, 2])
+    monkeypatch.setattr(ranks, "everywhere", lambda name: [name, "step 3 (4567)"])
     late = _Trainer()
-    with pytest.raises(TrainingError, match=r"2 processes found checkpoints of .* steps: 3, 2;"):
+    with pytest.raises(
+        TrainingError, match=r"2 processes found different .* step 3 \(0123\), step 3 \(4567\);"
+    ):
         late.train_to_the_end()
     assert late.loaded == []

@@ -8,13 +8,35 @@ from typing import Any
 import pytest
 import torch
 from tiny_configs import GPT2, SEVERAL, TINY
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import (
+    AutoModelForCausalLM,
+    DeepseekV3Config,
+    DogeConfig,
+    Gemma3TextConfig,
+    LlamaConfig,
+)
 
-from lorapar_core.row_passes import packed, packs, padded, prefilled
+from lorapar_core.label_logprobs import install
+from lorapar_core.row_passes import _triangle, packed, packs, padded, pads, prefilled
 
 LLAMA = LlamaConfig(**TINY, initializer_range=0.3)  # else attention hardly matters
+MLA = DeepseekV3Config(
+    **{**TINY, "head_dim": 4, "num_key_value_heads": 2},
+    q_lora_rank=8,
+    kv_lora_rank=8,
+    qk_nope_head_dim=8,
+    qk_rope_head_dim=4,
+    v_head_dim=8,
+    n_routed_experts=4,
+    num_experts_per_tok=2,
+    n_group=1,
+    topk_group=1,
+    moe_intermediate_size=16,
+    first_k_dense_replace=1,
+)
 PACKED = {
     "llama": LLAMA,
+    "latent attention, experts": MLA,
     "gpt2": GPT2,
     **{name: SEVERAL[name] for name in ("qwen2", "gpt-neox", "mixtral", "opt")},
 }
@@ -65,6 +87,42 @@ def test_gradients_are_those_of_each_alone() -> None:
 @pytest.mark.parametrize("name", ["mistral, sliding window", "bloom"])
 def test_models_that_are_padded(name: str) -> None:
     assert not packs(model_of(SEVERAL[name]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_mask_of_the_models_own_is_padded(dtype: torch.dtype) -> None:
+    """Doge's, which it learns; however little it changes."""
+    model = model_of(DogeConfig(**TINY)).to(dtype)
+    for layer in model.base_model.layers:
+        torch.nn.init.normal_(layer.self_attn.A, std=0.02)
+    assert not packs(model)
+    assert pads(model)
+    assert packs(model_of(LLAMA).to(dtype))
+
+
+def test_a_model_that_sees_later_tokens_keeps_trls_forward() -> None:
+    config = Gemma3TextConfig(
+        **TINY, use_bidirectional_attention=True, layer_types=["full_attention"] * 2
+    )
+    model = model_of(config)
+    assert not pads(model)
+    install(model, temperature=1.0)
+    assert "forward" not in vars(model)
+
+
+def test_on_another_device_nothing_is_tried() -> None:
+    with torch.device("meta"):
+        model = model_of(LLAMA)
+    install(model, temperature=1.0)
+    assert "forward" not in vars(model)
+
+
+def test_masks_take_no_more_memory_with_more_lengths() -> None:
+    model = model_of(LLAMA)
+    _triangle.cache_clear()
+    for length in range(2, 30):
+        packed(model, [[1] * length], prefilled(model, BEFORE))
+    assert _triangle.cache_info().currsize <= 2
 
 
 def test_eager_attention_is_padded() -> None:
