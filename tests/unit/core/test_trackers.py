@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from lorapar_core import trackers
 from lorapar_core.errors import ConfigError
-from lorapar_core.trackers import require_trackers, tracking
+from lorapar_core.trackers import own_runs, require_trackers, tracking
 
 VARIABLES = ("TENSORBOARD_LOGGING_DIR", "MLFLOW_EXPERIMENT_NAME", "WANDB_PROJECT")
 
@@ -42,3 +43,30 @@ def test_what_the_trainer_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", "/theirs")
     tracking(["tensorboard"], run="sft-3", directory=Path("/d"))
     assert os.environ["TENSORBOARD_LOGGING_DIR"] == "/theirs"
+
+
+def test_open_runs_end_as_training_did(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    codes, states = list[int](), list[str]()
+
+    def gone(status: str) -> None:
+        states.append(status)
+        raise OSError("no route to host")
+
+    wandb = SimpleNamespace(run=object(), finish=lambda exit_code: codes.append(exit_code))
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    monkeypatch.setitem(
+        sys.modules, "mlflow", SimpleNamespace(active_run=lambda: object(), end_run=gone)
+    )
+    with own_runs():
+        pass
+    with pytest.raises(KeyError), own_runs():
+        raise KeyError
+    assert codes == [0, 1]
+    assert states == ["FINISHED", "FAILED"]
+    assert "mlflow: its run can't be ended (no route to host)" in caplog.text
+    monkeypatch.setattr(wandb, "run", None)
+    with own_runs():
+        pass
+    assert codes == [0, 1]
