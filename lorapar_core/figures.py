@@ -23,6 +23,7 @@ _LOG = logging.getLogger(__name__)
 ALL, STEADY = "metrics.jsonl", "figures.jsonl"
 TIMES = frozenset({"step_time", "tokens_per_second"})
 """Figures that differ from run to run."""
+RATE = "learning_rate"
 CLIPPED = "completions/clipped_ratio"
 MOSTLY = 0.5
 """Share of completions cut at their longest length from which on we say so."""
@@ -46,10 +47,19 @@ class Figures(TrainerCallback):
         if "train_runtime" in row:  # its closing summary of times
             return
         _refuse_no_number(row, step=state.global_step)
+        self.rows.append({"step": state.global_step, **row})
+        if state.global_step == state.max_steps and not any(self._rates()):
+            self._warn(
+                RATE,
+                "the learning rate was 0 in every step: nothing was trained; lower warmup, or take "
+                "more steps",
+            )
         for kind, warning in _warnings(row, step=state.global_step):
             self._warn(kind, warning)
-        self.rows.append({"step": state.global_step, **row})
         events.progress(step=state.global_step, total=state.max_steps, **row)
+
+    def _rates(self) -> list[float]:
+        return [row.get(RATE, 1.0) for row in self.rows]
 
     def _warn(self, kind: str, warning: str) -> None:
         """Say it the 1st, 10th, 100th … time."""

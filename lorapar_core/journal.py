@@ -66,7 +66,8 @@ class Journal:
         self._history = (*begun.history, entry)
         events.resumed(self._history)
         how = "" if not differs else f", in other surroundings: {', '.join(differs)}"
-        _LOG.info("%s goes on from the checkpoint of step %d%s", self._spec.name, begun.step, how)
+        name = self._spec.name
+        _LOG.warning("%s goes on from the checkpoint of step %d%s", name, begun.step, how)
 
     @property
     def same_processes(self) -> bool:

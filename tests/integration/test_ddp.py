@@ -36,11 +36,12 @@ def inputs(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 def test_two_processes_killed_in_between_end_with_the_same_bytes(
     inputs: dict[str, Path], tmp_path: Path, stage: str, sharding: str
 ) -> None:
-    undisturbed = stage_spec(stage, inputs, tmp_path / "s", checkpoint_s=1e9, sharding=sharding)
+    more = {"epochs": 15.0, "sharding": sharding}  # long enough to be killed in
+    undisturbed = stage_spec(stage, inputs, tmp_path / "s", checkpoint_s=1e9, **more)
     straight = train(undisturbed, tmp_path / "straight")
-    given = stage_spec(stage, inputs, tmp_path / "k", sharding=sharding)
+    given = stage_spec(stage, inputs, tmp_path / "k", **more)
     process = start(given, tmp_path / "killed")
-    while not list((tmp_path / "k").glob("checkpoints/step-*2")):
+    while not list((tmp_path / "k").glob("checkpoints/step-*")):
         assert process.poll() is None
         time.sleep(0.01)
     family = psutil.Process(process.pid).children(recursive=True)

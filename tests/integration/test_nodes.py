@@ -19,6 +19,8 @@ from stage_runs import ROOT, stage_spec, start, train
 from tiny_inputs import tiny_inputs
 
 COMMAND = [sys.executable, str(ROOT / "tests" / "two_nodes.py"), "--nodes=0,1"]
+STEPS = 30
+"""Enough of them that a kill comes before the last; two an epoch."""
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +32,8 @@ def inputs(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 def one_node(inputs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """What SFT in two processes of one node ends with."""
     folder = tmp_path_factory.mktemp("one")
-    return train(stage_spec("sft", inputs, folder / "s", checkpoint_s=1e9), folder / "out")
+    given = stage_spec("sft", inputs, folder / "s", epochs=STEPS / 2, checkpoint_s=1e9)
+    return train(given, folder / "out")
 
 
 def two_nodes(inputs: dict[str, Path], scratch: Path, *, stage: str = "sft", **more: Any) -> Any:
@@ -59,9 +62,9 @@ def family(launcher: int) -> dict[str, psutil.Process]:
 def test_two_nodes_end_as_one_whatever_was_killed(
     inputs: dict[str, Path], one_node: dict[str, bytes], tmp_path: Path, killed: str
 ) -> None:
-    given = two_nodes(inputs, tmp_path / "s")
+    given = two_nodes(inputs, tmp_path / "s", epochs=STEPS / 2)
     process = start(given, tmp_path / "killed")
-    while not list((tmp_path / "s").glob("checkpoints/step-*1")):
+    while not list((tmp_path / "s").glob("checkpoints/step-*")):
         assert process.poll() is None
         time.sleep(0.01)
     below = family(process.pid)
@@ -95,7 +98,7 @@ def test_grpo_on_two_nodes_ends_as_on_one(inputs: dict[str, Path], tmp_path: Pat
 def test_sigterm_keeps_a_checkpoint(inputs: dict[str, Path], tmp_path: Path) -> None:
     given = two_nodes(inputs, tmp_path / "s", epochs=200.0)
     process = start(given, tmp_path / "stopped")
-    while not list((tmp_path / "s").glob("checkpoints/step-*1")):
+    while not list((tmp_path / "s").glob("checkpoints/step-*")):
         assert process.poll() is None
         time.sleep(0.01)
     below = family(process.pid)

@@ -26,8 +26,11 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return sent
 
 
+LAST = 9
+
+
 def log(figures: Figures, step: int, **row: Any) -> None:
-    state = SimpleNamespace(global_step=step, max_steps=9)
+    state = SimpleNamespace(global_step=step, max_steps=LAST)
     figures.on_log(None, state, None, {"loss": 1.0, **row})
 
 
@@ -77,3 +80,16 @@ def test_completions_that_are_mostly_cut_are_warned_of(caplog: pytest.LogCapture
     log(figures, 2, **{"completions/clipped_ratio": 0.75})
     (said,) = caplog.messages
     assert said.startswith("75% of the completions of step 2 were cut at")
+
+
+def test_a_learning_rate_that_never_leaves_0_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    figures = Figures()
+    log(figures, 1, learning_rate=0.0)
+    log(figures, LAST, learning_rate=0.0)
+    (said,) = caplog.messages
+    assert said.startswith("the learning rate was 0 in every step: nothing was trained")
+    caplog.clear()
+    figures = Figures()
+    log(figures, 1, learning_rate=0.1)
+    log(figures, LAST, learning_rate=0.0)
+    assert not caplog.records
