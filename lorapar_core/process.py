@@ -12,7 +12,6 @@ import logging
 import os
 import random
 import sys
-import warnings
 from pathlib import Path
 
 from lorapar_core.config import RuntimeConfig
@@ -103,7 +102,6 @@ def quiet_libraries() -> None:
     """Let libraries log through `logging` at INFO and up, with no telemetry."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")  # trl asks
     if not logging.getLogger().handlers:
         logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(name)s: %(message)s")
     for noisy in ("httpx", "httpcore", "urllib3", "filelock", "fsspec", "LiteLLM", "asyncio"):
