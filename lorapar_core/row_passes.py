@@ -61,7 +61,8 @@ def _agrees(model: Any, before: list[int], passed: Callable[[], torch.Tensor]) -
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
-        alone = [model.base_model(torch.tensor([before + row])).last_hidden_state for row in rows]
+        calls = ({"input_ids": torch.tensor([before + row])} for row in rows)
+        alone = [model.base_model(**call).last_hidden_state for call in calls]
         expected = torch.cat([hidden[0, len(before) :] for hidden in alone]).float()
         found = passed().float()
     except Exception as error:  # noqa: BLE001  a model may refuse in any way what it doesn't know
