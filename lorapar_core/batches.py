@@ -22,11 +22,12 @@ def batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
 
 def parts(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
     """Positions in their order, at most `tokens` a part."""
-    part: list[int] = []
+    part, taken = list[int](), 0
     for i, length in enumerate(lengths):
-        if part and sum(lengths[k] for k in part) + length > tokens:
+        if part and taken + length > tokens:
             yield part
-            part = []
+            part, taken = [], 0
         part.append(i)
+        taken += length
     if part:
         yield part

@@ -48,7 +48,7 @@ class Figures(TrainerCallback):
             return
         _refuse_no_number(row, step=state.global_step)
         self.rows.append({"step": state.global_step, **row})
-        if state.global_step == state.max_steps and not any(self._rates()):
+        if state.global_step == state.max_steps and all(r.get(RATE) == 0 for r in self.rows):
             self._warn(
                 RATE,
                 "the learning rate was 0 in every step: nothing was trained; lower warmup, or take "
@@ -57,9 +57,6 @@ class Figures(TrainerCallback):
         for kind, warning in _warnings(row, step=state.global_step):
             self._warn(kind, warning)
         events.progress(step=state.global_step, total=state.max_steps, **row)
-
-    def _rates(self) -> list[float]:
-        return [row.get(RATE, 1.0) for row in self.rows]
 
     def _warn(self, kind: str, warning: str) -> None:
         """Say it the 1st, 10th, 100th … time."""

@@ -336,9 +336,8 @@ def estimate(
     if setup is None:
         return None
     training = stage in ("sft", "grpo")
-    weights = base_bytes(setup)
-    if training and sharers(recipe.runtime) > 1:
-        weights = shared_base_bytes(setup, sharers(recipe.runtime))
+    sharing = sharers(recipe.runtime) if training else 1
+    weights = base_bytes(setup) if sharing == 1 else shared_base_bytes(setup, sharing)
     parts = {
         "base weights": weights,
         **STAGES[stage](recipe, setup, lengths or Lengths.allowed(recipe)),

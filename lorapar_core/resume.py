@@ -69,7 +69,7 @@ def run_training(spec: Spec, out: Path, train: Callable[[Spec, Journal, Path], N
             return
         with nullcontext() if _looked_after() else alone_with_checkpoints(spec):
             if ranks.started() or spec.runtime.processes == 1:
-                with own_runs():
+                with own_runs(spec.runtime.trackers):
                     train(spec, Journal(spec), out)
                 ranks.part()  # one that has failed leaves by ending: the others must not hear first
             else:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from lorapar_core import ranks
 from lorapar_core.config import Recipe, RuntimeConfig
 from lorapar_core.errors import ConfigError
+from lorapar_core.process import device
 
 if TYPE_CHECKING:
     import torch
@@ -45,11 +46,22 @@ def require_shardable(recipe: Recipe) -> None:
 
 
 def shard_arguments(runtime: RuntimeConfig) -> dict[str, Any]:
-    """Arguments of `from_pretrained`: none where nothing is shared out."""
+    """Arguments of `from_pretrained`: none where nothing is shared out.
+
+    Raises:
+        ConfigError: it would be on a CPU, and torch's build is for a GPU, where transformers puts
+            it.
+    """
     if runtime.sharding == "none":
         return {}
+    import torch
     from transformers.distributed import DistributedConfig
 
+    if device(runtime) == "cpu" and torch.accelerator.current_accelerator() is not None:
+        raise ConfigError(
+            f"runtime.sharding fsdp on a CPU needs a CPU build of torch, and {torch.__version__} "
+            "is none; use sharding: none"
+        )
     return {"distributed_config": DistributedConfig(fsdp_size=ranks.world())}
 
 

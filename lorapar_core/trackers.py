@@ -48,16 +48,16 @@ def tracking(names: Sequence[str], *, run: str, directory: Path) -> dict[str, ob
 
 
 @contextmanager
-def own_runs() -> Iterator[None]:
-    """End what trackers have open afterwards, as failed where training failed: a process's next
-    stage would log into it. A tracker that can't be reached spoils no training."""
+def own_runs(names: Sequence[str]) -> Iterator[None]:
+    """End what these trackers have open afterwards, as failed where training failed: a process's
+    next stage would log into it. A tracker that can't be reached spoils no training."""
     failed = True
     try:
         yield
         failed = False
     finally:
         for name, end in _ENDS.items():
-            if name in sys.modules:
+            if name in names and name in sys.modules:
                 try:
                     end(sys.modules[name], failed)
                 except Exception as error:  # noqa: BLE001  whatever it raises

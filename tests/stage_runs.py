@@ -9,9 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
+import torch
 from tiny_inputs import spec, steady_files
 from tiny_training import NEEDED, grpo_config, sft_config
 
+CPU_BUILD = pytest.mark.skipif(
+    torch.accelerator.current_accelerator() is not None,
+    reason="transformers shares a base out on GPUs where torch is built for them",
+)
 ROOT = Path(__file__).parents[1]
 
 

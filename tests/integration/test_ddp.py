@@ -16,11 +16,12 @@ import numpy as np
 import psutil
 import pytest
 from safetensors.numpy import load_file
-from stage_runs import finish, stage_spec, start, train
+from stage_runs import CPU_BUILD, finish, stage_spec, start, train
 from tiny_inputs import steady_files, tiny_inputs
 
 from lorapar_core.parquet import read_table
 
+SHARDINGS = ["none", pytest.param("fsdp", marks=CPU_BUILD)]
 LIMITED = f'ulimit -f 8; exec {sys.executable} -m lorapar_core "$@"'
 
 
@@ -31,7 +32,7 @@ def inputs(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("sharding", ["none", "fsdp"])
+@pytest.mark.parametrize("sharding", SHARDINGS)
 @pytest.mark.parametrize("stage", ["sft", "grpo"])
 def test_two_processes_killed_in_between_end_with_the_same_bytes(
     inputs: dict[str, Path], tmp_path: Path, stage: str, sharding: str
@@ -71,7 +72,7 @@ def test_a_full_disk_is_told_as_such(inputs: dict[str, Path], tmp_path: Path) ->
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("sharding", ["none", "fsdp"])
+@pytest.mark.parametrize("sharding", SHARDINGS)
 def test_a_step_has_as_many_examples_as_in_one_process(
     inputs: dict[str, Path], tmp_path: Path, sharding: str
 ) -> None:

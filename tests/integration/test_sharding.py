@@ -10,11 +10,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from stage_runs import CPU_BUILD
 from tiny_recipe import tiny_recipe
 
+from lorapar_core.config import RuntimeConfig
 from lorapar_core.errors import ConfigError
 from lorapar_core.recipe import parse_recipe
-from lorapar_core.sharding import require_shardable
+from lorapar_core.sharding import require_shardable, shard_arguments
 
 ROOT = Path(__file__).parents[2]
 RANK = """
@@ -80,6 +83,7 @@ def seen(model: Path, *, ranks: int, sharding: str) -> list[dict[str, object]]:
     return [json.loads(out.splitlines()[-1]) for out, _ in said]
 
 
+@CPU_BUILD
 def test_each_holds_half_and_computes_the_same(tiny_model: Path) -> None:
     (alone,) = seen(tiny_model, ranks=1, sharding="none")
     assert alone["sharded"] == [False, False]
@@ -107,3 +111,10 @@ def test_what_can_not_be_shared_out(change: dict[str, dict[str, object]], messag
         fields[section] |= values
     with pytest.raises(ConfigError, match=message):
         require_shardable(parse_recipe(fields))
+
+
+def test_a_build_for_gpus_shares_nothing_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    with pytest.raises(ConfigError, match="needs a CPU build of torch"):
+        shard_arguments(RuntimeConfig(device="cpu", processes=2, sharding="fsdp"))
+    assert shard_arguments(RuntimeConfig(device="cpu", processes=2)) == {}
