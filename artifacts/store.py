@@ -6,6 +6,7 @@
     <root>/locks/               one file a key, never deleted see lock.py
     <root>/runs/<name>.json     what a run made, by name
     <root>/progress/<key>.json  checkpoints of work in progress see progress.py
+    <root>/ledgers/<sha256>     what was paid for, appended to and never removed
     <root>/scratch/<key>/       work in progress, not content
     <root>/quarantine/, tmp/    corrupt objects; files on their way
 
@@ -46,6 +47,7 @@ _log = logging.getLogger(__name__)
 FOLDERS = (
     "cas",
     "actions",
+    "ledgers",
     "locks",
     "progress",
     "quarantine",
@@ -172,6 +174,16 @@ class Store:
             ) from error
         self._drop_checkpoints(key)
         return record
+
+    def ledger(self, digest: str) -> Path:
+        """Return the file that holds what was bought under this digest; perhaps none is there yet.
+
+        Whoever writes it appends, and holds a lock on it; artifacts are cut from it.
+
+        Raises:
+            StoreError: `digest` is not 64 hex characters.
+        """
+        return self.root / "ledgers" / check_digest(digest)
 
     # Work in progress
 

@@ -11,9 +11,11 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from pathlib import Path
 
-from artifacts import Ref, Store
+from artifacts import Store
+from flows.composition import Run, Runner
+from flows.voting import Voting, voter_of
 from lorapar_core.attention import require_attention
 from lorapar_core.base import Base, fetch, locate
 from lorapar_core.config import DataConfig, Recipe, StageConfig, TeacherConfig
@@ -28,8 +30,9 @@ from lorapar_core.process import require_device
 from lorapar_core.quantization import require_quantization
 from lorapar_core.rewards.check import require_rewardable, require_rewards
 from lorapar_core.sharding import require_shardable
+from lorapar_core.teachers.prices import price_of
 from lorapar_core.trackers import require_trackers
-from tasks.action import UNKNOWN, Action, Input, Outcome
+from tasks.action import UNKNOWN, Input, Outcome
 from tasks.evaluate import evaluate
 from tasks.initialize import initialize
 from tasks.model import Model, dequantize, model_of
@@ -39,29 +42,8 @@ from tasks.report import report
 from tasks.score import moments, score, shard_bounds
 from tasks.tally import tally
 from tasks.train import train
-from tasks.vote import vote
 
 TYPICAL_COUNT = 7473  # GSM8K's; only for a plan of data that nobody has counted yet
-
-
-class Promise(Protocol):
-    """An outcome that is, or will be, there."""
-
-    def result(self) -> Outcome: ...
-
-
-class Runner(Protocol):
-    """Carries out actions; several may be under way."""
-
-    @property
-    def store(self) -> Store: ...
-
-    @property
-    def downloads(self) -> bool:
-        """Whether models and data may be fetched (a plan doesn't)."""
-        ...
-
-    def submit(self, action: Action) -> Promise: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,28 +55,6 @@ class Result:
     report: Input
     evaluations: Mapping[str, Outcome]
     """Training stage name, or `base` -> its evaluation."""
-
-
-class _Run:
-    """Submits actions and keeps their outcomes in order."""
-
-    def __init__(self, runner: Runner) -> None:
-        self.runner = runner
-        self.outcomes: list[Outcome] = []
-
-    def __call__(self, *actions: Action) -> list[Outcome]:
-        """Outcomes of actions that don't need each other, computed side by side."""
-        promises = [self.runner.submit(action) for action in actions]
-        done = [promise.result() for promise in promises]
-        self.outcomes += done
-        return done
-
-    def one(self, action: Action) -> Outcome:
-        return self(action)[0]
-
-    def read(self, artifact: Input) -> Any:
-        """A JSON artifact's value; None while nobody has made it."""
-        return self.runner.store.read_json(artifact) if isinstance(artifact, Ref) else None
 
 
 def check(recipe: Recipe, *, runs: bool = True) -> None:
@@ -112,6 +72,8 @@ def check(recipe: Recipe, *, runs: bool = True) -> None:
     require_shardable(recipe)
     require_room(recipe)
     require_rewards(recipe, runs=runs)
+    require_prices(recipe)
+    require_replays(recipe)
     if runs:
         require_device(recipe.runtime)
         for require in _packages(recipe):
@@ -130,7 +92,7 @@ def models(recipe: Recipe) -> list[tuple[str, str]]:
     base = (recipe.model.base, recipe.model.revision)
     others = {
         (teacher.model, teacher.revision)
-        for teacher in recipe.teachers
+        for teacher in recipe.asked
         if teacher.provider == "local" and not _is_base(teacher, recipe)
     }
     return [base, *sorted(others)]
@@ -162,11 +124,12 @@ def missing_packages(recipe: Recipe) -> list[str]:
 
 
 def missing_keys(recipe: Recipe, *, environment: Mapping[str, str]) -> dict[str, str]:
-    """Teacher -> the variable that should hold its key and doesn't."""
+    """Teacher -> a variable that should hold its key and doesn't."""
     return {
-        teacher.name: teacher.api_key_env
-        for teacher in recipe.teachers
-        if teacher.api_key_env and not environment.get(teacher.api_key_env)
+        teacher.name: variable
+        for teacher in recipe.asked
+        for variable in teacher.variables
+        if not environment.get(variable)
     }
 
 
@@ -194,6 +157,37 @@ def require_keys(recipe: Recipe, *, environment: Mapping[str, str], store: Store
             )
 
 
+def require_prices(recipe: Recipe) -> None:
+    """Refuse a cap in dollars where nobody knows what a teacher costs.
+
+    Raises:
+        ConfigError: as said.
+    """
+    if recipe.runtime.budget_usd is None:
+        return
+    for teacher in recipe.asked:
+        if price_of(teacher) is None:
+            raise ConfigError(
+                f"runtime.budget_usd is {recipe.runtime.budget_usd:g}, and the price of teacher "
+                f"{teacher.name!r} ({teacher.model}) is unknown; give its input_usd and output_usd "
+                "(dollars a million tokens, 0 for a server of your own), or leave the cap out"
+            )
+
+
+def require_replays(recipe: Recipe) -> None:
+    """Refuse a file of votes that isn't there.
+
+    Raises:
+        ConfigError: as said.
+    """
+    for teacher in recipe.asked:
+        if teacher.provider == "replay" and not Path(teacher.model).expanduser().is_file():
+            raise ConfigError(
+                f"teacher {teacher.name!r} replays {teacher.model}, and there is no such file; "
+                "give a Parquet file of votes"
+            )
+
+
 def pipeline(recipe: Recipe, runner: Runner) -> Result:
     """Carry out a recipe.
 
@@ -205,7 +199,7 @@ def pipeline(recipe: Recipe, runner: Runner) -> Result:
     if runner.downloads:
         require_keys(recipe, environment=os.environ, store=runner.store)
         _fetch_models(recipe)
-    run = _Run(runner)
+    run = Run(runner)
     train, test = _located(recipe, runner)
     model = _model(run, recipe.model.base, recipe.model.revision)
     prepared = run.one(prepare(recipe, tokenizer=model.tokenizer, train=train, test=test))
@@ -232,14 +226,14 @@ def _fetch_models(recipe: Recipe) -> None:
         fetch(locate(model, revision), model=model, revision=revision)
 
 
-def _model(run: _Run, base: str, revision: str, *, label: str = "") -> Model:
+def _model(run: Run, base: str, revision: str, *, label: str = "") -> Model:
     located = locate(base, revision)
     if run.runner.downloads:
         located = fetch(located, model=base, revision=revision)
     return model_of(located, _dequantized(run, located, label))
 
 
-def _dequantized(run: _Run, base: Base, label: str) -> Outcome | None:
+def _dequantized(run: Run, base: Base, label: str) -> Outcome | None:
     if base.kind != "gguf":
         return None
     return run.one(dequantize(base, name=f"dequantize[{label}]" if label else "dequantize"))
@@ -304,34 +298,28 @@ def _read(located: Located, data: DataConfig) -> list[Entry]:
 
 
 def _label(
-    run: _Run, recipe: Recipe, model: Model, prepared: Outcome, count: int
+    run: Run, recipe: Recipe, model: Model, prepared: Outcome, count: int
 ) -> tuple[Outcome, Outcome]:
     """The tally, and the initial adapter, which needs no label and is made meanwhile."""
-    voters = [_voter(run, recipe, teacher, model) for teacher in recipe.teachers]
-    target = recipe.voting.target or model.name.removeprefix("gguf:").partition("@")[0]
-    bounds = shard_bounds(count, recipe.voting.shard_size)
-    ballots = [
-        vote(
-            recipe,
-            teacher,
-            examples=prepared["examples.parquet"],
-            model=voter,
-            target=target,
-            start=start,
-            stop=stop,
-        )
-        for teacher, voter in zip(recipe.teachers, voters, strict=True)
-        for start, stop in bounds
-    ]
-    *votes, initial = run(*ballots, initialize(recipe, model=model))
-    by_teacher = {
-        teacher.name: votes[k * len(bounds) : (k + 1) * len(bounds)]
-        for k, teacher in enumerate(recipe.teachers)
-    }
-    return run.one(tally(recipe, votes=by_teacher)), initial
+    voters = [voter_of(teacher, _voter(run, recipe, teacher, model)) for teacher in recipe.asked]
+    voting = Voting(
+        run,
+        recipe,
+        voters=voters,
+        examples=prepared["examples.parquet"],
+        count=count,
+        target=target_name(recipe, model.name),
+    )
+    votes, (initial,) = voting.votes(initialize(recipe, model=model))
+    return run.one(tally(recipe, votes=votes, examples=prepared["examples.parquet"])), initial
 
 
-def _voter(run: _Run, recipe: Recipe, teacher: TeacherConfig, model: Model) -> Model | None:
+def target_name(recipe: Recipe, model: str) -> str:
+    """The model that teachers play, by name."""
+    return recipe.voting.target or model.removeprefix("gguf:").partition("@")[0]
+
+
+def _voter(run: Run, recipe: Recipe, teacher: TeacherConfig, model: Model) -> Model | None:
     """A local teacher's model: the base itself, or its own."""
     if teacher.provider != "local":
         return None
@@ -379,7 +367,7 @@ def _require_examples(recipe: Recipe, counts: Mapping[str, int]) -> None:
 
 
 def _partition(
-    run: _Run, recipe: Recipe, base: Input, initial: Outcome, prepared: Outcome, labels: Outcome
+    run: Run, recipe: Recipe, base: Input, initial: Outcome, prepared: Outcome, labels: Outcome
 ) -> Outcome:
     """Both systems are scored side by side, shard by shard."""
     bounds = shard_bounds(recipe.importance.examples, recipe.importance.shard_size)
@@ -412,7 +400,7 @@ def stage_names(stages: list[StageConfig]) -> list[str]:
 
 
 def _train(
-    run: _Run,
+    run: Run,
     recipe: Recipe,
     model: Model,
     base: Input,

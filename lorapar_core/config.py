@@ -102,38 +102,69 @@ class TeacherConfig(Section):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     """Names the teacher in votes, reports and the UI."""
-    provider: Literal["local", "litellm"] = "litellm"
-    """`local`: a transformers model in this process; `litellm`: any provider litellm knows."""
+    provider: Literal["local", "litellm", "replay"] = "litellm"
+    """`litellm`: any provider litellm knows; `local`: a transformers model on this machine;
+    `replay`: votes out of a Parquet file."""
     model: str = ""
-    """litellm's provider string (`openai/gpt-4o-mini`); for `local`, a model as in `model.base`,
-    or empty for the base model itself."""
+    """litellm's provider string (`openai/gpt-4o-mini`); for `local`, a model as in `model.base`, or
+    empty for the base model itself; for `replay`, a Parquet file with the columns `example_id` and
+    `label` (1, 2 or null)."""
     revision: str = ""
     """Commit of a local teacher's hub id."""
     api_base: str = ""
     """Base URL, for your own or another host's server. Its host is part of the votes' identity."""
     api_key_env: str = Field(default="", pattern=r"^[A-Za-z_0-9]*$")
     """Name of the environment variable that holds the key. Never the key."""
+    header_envs: dict[str, Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z_0-9]*$")]] = Field(
+        default_factory=dict
+    )
+    """HTTP header -> name of the environment variable that holds its value."""
+    requests_per_minute: float = Field(default=0, ge=0)
+    """The provider's limit; 0 knows none. Part of no key, like the next five fields."""
+    tokens_per_minute: float = Field(default=0, ge=0)
+    """The provider's limit on prompt and completion tokens; 0 knows none."""
+    concurrency: int = Field(default=0, ge=0)
+    """Requests in flight; 0 takes `runtime.vote_concurrency`."""
+    input_usd: float | None = Field(default=None, ge=0)
+    """Dollars a million prompt tokens; by default what litellm's table says, if it knows the model
+    and there is no `api_base`. 0 for a server of your own."""
+    output_usd: float | None = Field(default=None, ge=0)
+    """Dollars a million completion tokens."""
     wording: Literal["direct", "examiner", "introspective"] = "direct"
     """Which of our role-play wordings the teacher is asked with."""
     calibration: Literal["none", "content_free", "batch"] = "none"
     """Local teachers: what is taken off their log-odds. `content_free`: the log-odds for an empty
     example; `batch`: the mean log-odds over the data, which leaves both labels occupied."""
-    max_tokens: int = Field(default=16, ge=1, le=4096)
-    """litellm teachers: longest reply."""
-    temperature: float = Field(default=0.0, ge=0, le=2)
-    """litellm teachers: sampling temperature."""
+    reply: Literal["auto", "schema", "logprobs", "text"] = "auto"
+    """litellm teachers: JSON held to a schema, one digit with its log-probabilities, or one line
+    of text, read strictly. `auto` takes the schema where litellm knows that the model has it."""
+    max_tokens: int = Field(default=64, ge=1, le=65536)
+    """litellm teachers: longest reply; much more for a model that reasons first."""
+    temperature: float | None = Field(default=0.0, ge=0, le=2)
+    """litellm teachers: sampling temperature; null leaves it to a provider that takes none."""
 
     @model_validator(mode="after")
     def _consistent(self) -> TeacherConfig:
         if self.provider == "litellm" and not self.model:
             raise ValueError("a litellm teacher needs `model`, such as openai/gpt-4o-mini")
-        if self.provider == "litellm" and self.calibration != "none":
+        if self.provider == "replay" and not self.model:
+            raise ValueError("a replay teacher needs `model`, a Parquet file of votes")
+        if self.provider != "local" and self.calibration != "none":
             raise ValueError(
                 "calibration needs the log-probabilities of a local teacher; use calibration: none"
             )
-        if self.provider == "local" and (self.api_base or self.api_key_env):
-            raise ValueError("a local teacher takes no api_base and no api_key_env")
+        if self.provider != "litellm" and (self.api_base or self.variables):
+            raise ValueError(
+                f"a {self.provider} teacher takes no api_base, api_key_env and header_envs"
+            )
+        if (self.input_usd is None) != (self.output_usd is None):
+            raise ValueError("input_usd and output_usd belong together; give both or neither")
         return self
+
+    @property
+    def variables(self) -> list[str]:
+        """Environment variables that hold its secrets."""
+        return sorted({*filter(None, [self.api_key_env]), *self.header_envs.values()})
 
 
 class VotingConfig(Section):
@@ -143,12 +174,29 @@ class VotingConfig(Section):
     """Teachers are asked to be the target model (the paper's way), not to judge for themselves."""
     target: str = ""
     """Name of the model that teachers play; empty takes the base model's own name."""
-    tie: Literal["system1", "system2", "drop"] = "system2"
-    """Label of an example with as many votes for one system as for the other."""
+    panel: list[str] = Field(default_factory=list)
+    """Names of the teachers whose votes count; empty takes all but `escalate_to`."""
+    aggregate: Literal["majority", "dawid_skene"] = "majority"
+    """`majority` (the paper's): one teacher, one vote. `dawid_skene`: votes weigh as their
+    teachers' error rates say, which are estimated from all votes."""
+    tie: Literal["system1", "system2", "drop", "escalate"] = "system2"
+    """Label of an example with as many votes for one system as for the other; `escalate` asks one
+    more teacher, and drops the example if that one abstains."""
+    escalate_to: str = ""
+    """`tie: escalate`: name of the teacher that decides; it votes on nothing else."""
     quorum: int = Field(default=1, ge=1)
     """Votes (abstentions not counted) an example needs; with fewer it is dropped."""
-    shard_size: int = Field(default=1000, ge=1)
-    """Examples in one vote artifact."""
+    abstentions: Literal["ignore", "drop"] = "ignore"
+    """Whether an example on which a teacher abstains is decided by the others, or dropped."""
+    curtailed: bool = False
+    """Stop asking about an example once its label is certain, whatever the rest would say. A random
+    tenth is voted on by all, for the figures of agreement."""
+    labels: Literal["votes", "random"] = "votes"
+    """`random` (a control): as many labels of each system as the votes give, dealt at random."""
+    seed: int = Field(default=0, ge=0)
+    """Of the random labels."""
+    again: int = Field(default=0, ge=0)
+    """Raise it to ask again for votes that ended at `runtime.vote_deadline_s`; all others stay."""
 
 
 class LoraConfig(Section):
@@ -432,12 +480,20 @@ class RuntimeConfig(Section):
     address and key from its own environment variables."""
     tensorboard_dir: str = "~/.local/state/lorapar/tensorboard"
     """Where TensorBoard's files go, unless TENSORBOARD_LOGGING_DIR says so."""
-    vote_concurrency: int = Field(default=16, ge=1)
-    """litellm teachers: requests in flight in each vote process; four of these run at a time."""
+    vote_concurrency: int = Field(default=32, ge=1)
+    """litellm teachers: requests in flight for each; fewer while the provider says 429."""
     request_timeout_s: float = Field(default=60.0, gt=0)
-    """litellm teachers: seconds after which a request is given up and asked again."""
-    attempts: int = Field(default=6, ge=1)
-    """litellm teachers: how often a failing request is made before the stage fails."""
+    """litellm teachers: seconds after which a request is given up and made again."""
+    vote_deadline_s: float = Field(default=600.0, gt=0)
+    """litellm teachers: seconds of failing after which a vote is an abstention, while its teacher
+    answers others."""
+    outage_s: float = Field(default=7200.0, gt=0)
+    """litellm teachers: seconds to wait for one that answers nothing before the run stops."""
+    budget_usd: float | None = Field(default=None, ge=0)
+    """The most that this recipe's votes may cost, earlier runs included: reserved before each
+    request, so never exceeded. At the cap the run stops; raise it to go on. null: no cap."""
+    budget_votes: int | None = Field(default=None, ge=0)
+    """The most votes that this recipe may buy, earlier runs included. null: no cap."""
     vllm_mode: Literal["colocate", "server"] = "colocate"
     """Where `grpo.engine: vllm` runs: in the training processes, on their GPUs, or as a server of
     its own (`vllm serve`, started by you on other GPUs; trl's documentation has its arguments)."""
@@ -496,8 +552,60 @@ class Recipe(Section):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"teacher names {twice} stand twice; give each teacher its own name")
-        if self.voting.quorum > len(names):
-            raise ValueError(
-                f"voting.quorum is {self.voting.quorum}, but there are {len(names)} teachers"
-            )
+        self._check_voting(names)
         return self
+
+    def _check_voting(self, names: list[str]) -> None:
+        voting = self.voting
+        for field, named in (("panel", voting.panel), ("escalate_to", [voting.escalate_to])):
+            unknown = sorted(set(named) - {*names, ""})
+            if unknown:
+                raise ValueError(
+                    f"voting.{field} names {unknown}, and the teachers are {names}; name some of "
+                    "these"
+                )
+        if (voting.tie == "escalate") != bool(voting.escalate_to):
+            raise ValueError(
+                "voting.tie: escalate and voting.escalate_to belong together; give both or neither"
+            )
+        if voting.escalate_to in voting.panel or not self.panel:
+            raise ValueError(
+                f"voting.escalate_to is {voting.escalate_to!r}, who can't vote and decide ties as "
+                "well; name another teacher"
+            )
+        if voting.quorum > len(self.panel):
+            raise ValueError(
+                f"voting.quorum is {voting.quorum}, but {len(self.panel)} teachers vote"
+            )
+        if voting.curtailed:
+            self._check_curtailed()
+
+    def _check_curtailed(self) -> None:
+        if self.voting.aggregate != "majority":
+            raise ValueError(
+                "voting.curtailed needs aggregate: majority; dawid_skene reads every vote"
+            )
+        batch = [teacher.name for teacher in self.panel if teacher.calibration == "batch"]
+        if batch:
+            raise ValueError(
+                f"voting.curtailed can't be used with calibration: batch (teachers {batch}), whose "
+                "offset is a mean over all their votes; use content_free or none"
+            )
+
+    @property
+    def panel(self) -> list[TeacherConfig]:
+        """The teachers whose votes count, in the recipe's order."""
+        voting = self.voting
+        named = set(voting.panel) or {t.name for t in self.teachers} - {voting.escalate_to}
+        return [teacher for teacher in self.teachers if teacher.name in named]
+
+    @property
+    def judge(self) -> TeacherConfig | None:
+        """The teacher that decides ties."""
+        found = [t for t in self.teachers if t.name == self.voting.escalate_to]
+        return found[0] if found else None
+
+    @property
+    def asked(self) -> list[TeacherConfig]:
+        """All teachers that may be asked."""
+        return [*self.panel, *([self.judge] if self.judge else [])]

@@ -24,6 +24,10 @@ class VoteError(LoraparError):
     """A teacher can't be asked, or answers with something that is no answer."""
 
 
+class BudgetReached(LoraparError):
+    """Another vote might cost more than the recipe allows."""
+
+
 class TooFewExamples(LoraparError):
     """A system ended with fewer examples than the importance needs."""
 

@@ -31,6 +31,8 @@ class Spec:
     """What the stage needs but what is no part of its identity (a teacher's URL, a key's name)."""
     checkpoints: tuple[Path, ...] = ()
     """Checkpoints from elsewhere that a training stage may go on from, beside those in scratch."""
+    ledger: Path | None = None
+    """Where a teacher's votes are kept for good, whichever stage asked for them."""
 
     def to_json(self) -> str:
         return json.dumps(
@@ -44,6 +46,7 @@ class Spec:
                 "digests": dict(self.digests),
                 "site": dict(self.site),
                 "checkpoints": [str(path) for path in self.checkpoints],
+                "ledger": str(self.ledger) if self.ledger else None,
             }
         )
 
@@ -60,4 +63,5 @@ class Spec:
             digests=fields.get("digests", {}),
             site=fields.get("site", {}),
             checkpoints=tuple(map(Path, fields.get("checkpoints", []))),
+            ledger=Path(fields["ledger"]) if fields.get("ledger") else None,
         )

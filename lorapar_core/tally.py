@@ -1,34 +1,32 @@
-"""Stage `tally`: votes become labels.
+"""Stage `tally`: votes become labels, and it is told how far they can be trusted.
 
-A teacher that gives log-probabilities votes System 2 when its log-odds, less its calibration
-offset, are positive:
+The rule is in `rule`, its alternative in `dawid_skene`; the control `labels: random` deals as many
+labels of each system at random. What `agreement.json` says is in `trust`.
 
-    offset = 0                        none
-           = log-odds(content-free)   content_free
-           = mean log-odds            batch
-
-The label is the majority of the votes. Abstentions don't count; with as many votes for one system
-as for the other the tie rule decides; with fewer votes than the quorum the example is dropped.
-
-config: teachers (name -> calibration), tie, quorum. Writes `labels.parquet` and `agreement.json`.
+config: teachers and judge (name -> calibration), tie, quorum, abstentions, aggregate, curtailed,
+labels, and with random labels the seed. Inputs: examples, and votes/TEACHER/ROUND. Writes
+`labels.parquet` and `agreement.json`.
 """
 
 from __future__ import annotations
 
 import json
-import math
-from collections import defaultdict
+import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import combinations
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
+from lorapar_core.dawid_skene import dawid_skene
 from lorapar_core.parquet import read_table, write_table
+from lorapar_core.rounds import Votes, is_audited, on_example
+from lorapar_core.rule import Label, Rule, decide
 from lorapar_core.spec import Spec
-from lorapar_core.teachers.ballot import CONTENT_FREE_ID
+from lorapar_core.teachers.calibration import labels_of
+from lorapar_core.trust import Panel, trust
 
 LABELS = pa.schema(
     [
@@ -40,117 +38,111 @@ LABELS = pa.schema(
         ("agreement", pa.float64()),
     ]
 )
-Votes = Mapping[str, int | None]
-"""Example id -> 1, 2, or None for an abstention: one teacher's."""
-
-
-@dataclass(frozen=True, slots=True)
-class Label:
-    """What the votes on one example come to; `system` None is dropped."""
-
-    system: int | None
-    votes_for: int
-    votes_against: int
-    abstained: int
-
-    @property
-    def agreement(self) -> float:
-        """Share of counted votes that are for the label."""
-        return self.votes_for / max(1, self.votes_for + self.votes_against)
-
-
-def decide(votes: Sequence[int | None], *, tie: str, quorum: int) -> Label:
-    """The label of one example.
-
-    >>> decide([1, 2, 2, None], tie="system2", quorum=1)
-    Label(system=2, votes_for=2, votes_against=1, abstained=1)
-    """
-    ones, twos, abstained = votes.count(1), votes.count(2), votes.count(None)
-    if ones + twos < quorum or ones + twos == 0:
-        return Label(None, max(ones, twos), min(ones, twos), abstained)
-    if ones == twos:
-        return Label({"system1": 1, "system2": 2, "drop": None}[tie], ones, twos, abstained)
-    return Label(1 if ones > twos else 2, max(ones, twos), min(ones, twos), abstained)
-
-
-def calibrated(log_odds: Mapping[str, float], calibration: str) -> tuple[dict[str, int], float]:
-    """Labels out of log p(2) - log p(1), and the offset that was taken off (nats)."""
-    examples = {e: odds for e, odds in log_odds.items() if e != CONTENT_FREE_ID}
-    offset = 0.0
-    if calibration == "batch":
-        offset = math.fsum(examples.values()) / len(examples)
-    elif calibration == "content_free":
-        offset = log_odds[CONTENT_FREE_ID]
-    return {e: 2 if odds - offset > 0 else 1 for e, odds in examples.items()}, offset
 
 
 def run(spec: Spec, out: Path) -> None:
+    config = spec.config
+    tables = _vote_tables(spec)
     votes: dict[str, Votes] = {}
-    teachers: dict[str, dict[str, Any]] = {}
-    for name, calibration in spec.config["teachers"].items():
-        shards = [spec.inputs[r] for r in sorted(spec.inputs) if r.startswith(f"votes/{name}/")]
-        votes[name], offset = _teacher_votes(shards, calibration)
-        teachers[name] = _describe_teacher(votes[name], calibration, offset)
-    ids = sorted({example_id for teacher in votes.values() for example_id in teacher})
-    rule = {"tie": spec.config["tie"], "quorum": spec.config["quorum"]}
-    labels = {i: decide([v.get(i) for v in votes.values()], **rule) for i in ids}
+    offsets: dict[str, float] = {}
+    for name, calibration in {**config["teachers"], **config["judge"]}.items():
+        votes[name], offsets[name] = labels_of(tables[name], calibration)
+    judged = {name: votes.pop(name) for name in config["judge"]}
+    examples = read_table(spec.inputs["examples"], ["id", "prompt", "answer"])
+    rule = Rule(config["tie"], config["quorum"], config["abstentions"])
+    labels = labels_by_vote(examples["id"], votes, rule, judged=next(iter(judged.values()), {}))
+    if config["aggregate"] == "dawid_skene":
+        labels = labels_by_dawid_skene(labels, votes)
+    if config["labels"] == "random":
+        labels = shuffled(labels, seed=config["seed"])
     _write_labels(out / "labels.parquet", labels)
-    summary = {
-        "counts": _counts(labels),
-        "unanimous_share": _share(
-            [not label.votes_against for label in labels.values() if label.votes_for]
-        ),
-        "pairwise_agreement": _pairwise(votes),
-        "teachers": teachers,
-    }
-    (out / "agreement.json").write_text(json.dumps(summary, indent=2, sort_keys=True) + "\n")
+    panel = Panel(
+        votes=votes,
+        judged=judged,
+        offsets=offsets,
+        calibrations={**config["teachers"], **config["judge"]},
+        replies=_replies(tables),
+        sample=[i for i in examples["id"] if not config["curtailed"] or is_audited(i)],
+        curtailed=config["curtailed"],
+    )
+    told = trust(panel, labels, examples)
+    (out / "agreement.json").write_text(json.dumps(told, indent=2, sort_keys=True) + "\n")
 
 
-def _teacher_votes(shards: Sequence[Path], calibration: str) -> tuple[Votes, float]:
-    votes: dict[str, int | None] = {}
-    log_odds: dict[str, float] = {}
-    for shard in shards:
-        table = read_table(shard, ["example_id", "label", "logprob_1", "logprob_2"])
-        for example_id, label, one, two in zip(*table.values(), strict=True):
-            votes[example_id] = label
-            if one is not None and two is not None:
-                log_odds[example_id] = two - one
-    votes.pop(CONTENT_FREE_ID, None)
-    if not log_odds:
-        return votes, 0.0
-    labels, offset = calibrated(log_odds, calibration)
-    return {**votes, **labels}, offset
+def labels_by_vote(
+    ids: Sequence[str], votes: Mapping[str, Votes], rule: Rule, *, judged: Votes
+) -> dict[str, Label]:
+    """Example id -> its label, by the rule."""
+    return {i: decide(on_example(votes, i), rule, judge=judged.get(i)) for i in ids}
 
 
-def _describe_teacher(votes: Votes, calibration: str, offset: float) -> dict[str, Any]:
-    counted = [vote for vote in votes.values() if vote is not None]
+def labels_by_dawid_skene(
+    labels: Mapping[str, Label], votes: Mapping[str, Votes]
+) -> dict[str, Label]:
+    """The same labels but for the system, which is the likelier by Dawid and Skene's model; as
+    likely as not leaves the rule's. What the rule drops stays dropped, but for a tie.
+    """
+    ids = list(labels)
+    posterior = dawid_skene(ballots(ids, votes)).posterior
+    found = {}
+    for i, p in zip(ids, posterior, strict=True):
+        label = labels[i]
+        counted = label.votes_for + label.votes_against
+        decided = label.system is not None or (counted and label.votes_for == label.votes_against)
+        if decided and p != 0.5:
+            found[i] = _for(2 if p > 0.5 else 1, label, on_example(votes, i))
+        else:
+            found[i] = label
+    return found
+
+
+def _for(system: int, label: Label, votes: Sequence[int | None]) -> Label:
+    """`label` as one for `system`: with the votes for and against it."""
+    votes_for = votes.count(system)
+    against = label.votes_for + label.votes_against - votes_for
+    return replace(label, system=system, votes_for=votes_for, votes_against=against)
+
+
+def shuffled(labels: Mapping[str, Label], *, seed: int) -> dict[str, Label]:
+    """As many labels of each system, and as many dropped, dealt anew at random."""
+    order = sorted(labels)  # by content, so that the order of the examples decides nothing
+    systems = [labels[i].system for i in order]
+    random.Random(seed).shuffle(systems)
+    dealt = dict(zip(order, systems, strict=True))
+    return {i: replace(label, system=dealt[i]) for i, label in labels.items()}
+
+
+def ballots(ids: Sequence[str], votes: Mapping[str, Votes]) -> np.ndarray:
+    """Votes as int8, shape (examples, teachers): 1, 2, or 0 where there is none."""
+    rows = [[given.get(i) or 0 for given in votes.values()] for i in ids]
+    return np.array(rows, dtype=np.int8).reshape(len(ids), len(votes))
+
+
+def _vote_tables(spec: Spec) -> dict[str, list[dict[str, list[Any]]]]:
+    """Teacher -> what its rounds gave; a judge that nobody had to ask gave nothing."""
+    names = [*spec.config["teachers"], *spec.config["judge"]]
     return {
-        "votes": len(counted),
-        "abstained": len(votes) - len(counted),
-        "system2_share": _share([vote == 2 for vote in counted]),
-        "calibration": calibration,
-        "offset_nats": round(offset, 6),
+        name: [
+            read_table(spec.inputs[role])
+            for role in sorted(spec.inputs)
+            if role.startswith(f"votes/{name}/")
+        ]
+        for name in names
     }
 
 
-def _pairwise(votes: Mapping[str, Votes]) -> dict[str, float | None]:
-    """Share of examples on which two teachers who both voted agree."""
-    agreement: dict[str, float | None] = {}
-    for a, b in combinations(sorted(votes), 2):
-        both = [(votes[a][e], votes[b][e]) for e in votes[a].keys() & votes[b].keys()]
-        agreement[f"{a} / {b}"] = _share([x == y for x, y in both if x and y])
-    return agreement
-
-
-def _counts(labels: Mapping[str, Label]) -> dict[str, int]:
-    counts: dict[str, int] = defaultdict(int, {"1": 0, "2": 0, "dropped": 0})
-    for label in labels.values():
-        counts[str(label.system or "dropped")] += 1
-    return dict(counts)
-
-
-def _share(flags: Sequence[bool]) -> float | None:
-    return round(sum(flags) / len(flags), 6) if flags else None
+def _replies(
+    tables: Mapping[str, Sequence[Mapping[str, Sequence[Any]]]],
+) -> dict[str, dict[str, str]]:
+    """Teacher -> example id -> what it said."""
+    return {
+        name: {
+            example_id: reply
+            for table in rounds
+            for example_id, reply in zip(table["example_id"], table["reply"], strict=True)
+        }
+        for name, rounds in tables.items()
+    }
 
 
 def _write_labels(path: Path, labels: Mapping[str, Label]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,6 +23,16 @@ class External:
     digest: str | None = None
     path: Path | None = None
 
+    @classmethod
+    def of_file(cls, path: Path) -> External:
+        """A file by its content.
+
+        Raises:
+            OSError: it can't be read.
+        """
+        with path.open("rb") as file:
+            return cls(hashlib.file_digest(file, "sha256").hexdigest(), path)
+
 
 Input = Ref | External
 UNKNOWN = External()
@@ -38,6 +49,10 @@ class Action:
     inputs: Mapping[str, Input] = field(default_factory=dict)
     site: Mapping[str, Any] = field(default_factory=dict)
     """Needed to run, no part of the key: a URL, the name of a key's variable."""
+    reads: Mapping[str, Input] = field(default_factory=dict)
+    """Inputs that are no part of the key, because `config` names what is read of them."""
+    ledger: str = ""
+    """Digest that names the store's ledger which the stage writes to."""
     place: Literal["device", "network"] = "device"
     """Waits for a compute process, or for a network."""
     units: int = 0
@@ -50,6 +65,8 @@ class Action:
     @cached_property
     def key(self) -> str | None:
         """The action key; None while an input is unknown."""
+        if any(value.digest is None for value in self.reads.values()):
+            return None
         digests = {role: value.digest for role, value in self.inputs.items()}
         known = {role: digest for role, digest in digests.items() if digest is not None}
         if len(known) < len(digests):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,17 +38,9 @@ def prepare(recipe: Recipe, *, tokenizer: Input, train: Located, test: Located |
         inputs={
             "tokenizer": tokenizer,
             **{
-                role: _file(located.file)
+                role: External.of_file(located.file) if located.file else UNKNOWN
                 for role, located in (("train", train), ("test", test))
                 if located and located.source.kind == "file"
             },
         },
     )
-
-
-def _file(path: Path | None) -> External:
-    """A data file by its content; unknown while it is not fetched."""
-    if path is None:
-        return UNKNOWN
-    with path.open("rb") as file:
-        return External(hashlib.file_digest(file, "sha256").hexdigest(), path)

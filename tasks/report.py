@@ -9,7 +9,7 @@ from typing import Any
 from lorapar_core.config import Recipe
 from lorapar_core.data.sources import is_file
 from tasks.action import Action, Input
-from tasks.vote import api_host
+from tasks.vote import SITE, api_host
 
 
 def report(recipe: Recipe, *, model: str, inputs: Mapping[str, Input]) -> Action:
@@ -25,9 +25,10 @@ def _identity(recipe: Recipe, model: str) -> dict[str, Any]:
     for name in ("source", "test_source"):
         told["data"][name] = _last_part(told["data"][name], of_file=is_file(told["data"][name]))
     for teacher, fields in zip(recipe.teachers, told["teachers"], strict=True):
-        del fields["api_key_env"]
+        for site in SITE - {"api_base"}:
+            del fields[site]
         fields["api_base"] = api_host(teacher)
-        of_file = teacher.provider == "local" and Path(teacher.model).expanduser().exists()
+        of_file = teacher.provider != "litellm" and Path(teacher.model).expanduser().exists()
         fields["model"] = _last_part(teacher.model, of_file=of_file)
     return told
 

@@ -86,8 +86,9 @@ def _compute(
     out = scratch / "out"
     shutil.rmtree(out, ignore_errors=True)  # what a killed run left half-written
     out.mkdir(parents=True)
-    digests = {role: str(value.digest) for role, value in action.inputs.items()}
-    paths = {role: _path(value, store) for role, value in action.inputs.items()}
+    inputs = {**action.inputs, **action.reads}
+    digests = {role: str(value.digest) for role, value in inputs.items()}
+    paths = {role: _path(value, store) for role, value in inputs.items()}
     spec = Spec(
         stage=action.stage,
         name=action.name,
@@ -98,6 +99,7 @@ def _compute(
         digests=digests,
         site=action.site,
         checkpoints=_checkpoints(key, store),
+        ledger=store.ledger(action.ledger) if action.ledger else None,
     )
     commit = code_commit()  # before it runs: the files may be edited meanwhile
     keeper = _Keeper(key, store, listen)

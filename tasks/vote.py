@@ -1,16 +1,30 @@
-"""Ask one teacher about one shard of the training examples."""
+"""Ask one teacher about some of the training examples."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from artifacts import canonical_json
 from lorapar_core.config import Recipe, TeacherConfig
 from lorapar_core.teachers.prompts import identity
 from tasks.action import Action, Input
 from tasks.model import Model, settings
 
-_SITE = {"api_base", "api_key_env"}
+SITE = {
+    "api_base",
+    "api_key_env",
+    "header_envs",
+    "requests_per_minute",
+    "tokens_per_minute",
+    "concurrency",
+    "input_usd",
+    "output_usd",
+}
+"""A teacher's fields that decide no vote: where it is, what it costs, how fast it may be asked."""
 
 
 def api_host(teacher: TeacherConfig) -> str:
@@ -18,46 +32,62 @@ def api_host(teacher: TeacherConfig) -> str:
     return urlsplit(teacher.api_base).netloc.rpartition("@")[2]
 
 
-def _identity(teacher: TeacherConfig) -> dict[str, Any]:
-    """What decides a vote. Calibration belongs to the tally: changing it asks nobody again.
+def asked(
+    recipe: Recipe, teacher: TeacherConfig, *, model: Model | None, target: str
+) -> dict[str, Any]:
+    """All that decides a teacher's vote but the example; `asked` is its digest.
 
-    A local teacher's model may be a path: `served_model` and the input name it instead.
+    Calibration belongs to the tally: changing it asks nobody again. What a local teacher or a
+    replay is may be a path: `served_model`, or the votes' digest, names it instead.
     """
-    located = {"model", "revision"} if teacher.provider == "local" else set()
-    return teacher.model_dump(mode="json", exclude={*_SITE, "calibration", *located})
+    located = set() if teacher.provider == "litellm" else {"model", "revision"}
+    config: dict[str, Any] = {
+        "teacher": teacher.model_dump(mode="json", exclude={*SITE, "calibration", *located}),
+        "api_host": api_host(teacher),
+        "role_play": recipe.voting.role_play,
+        "target": target,
+        **identity(),
+    }
+    if model is not None:
+        held = {**settings(recipe.model), "chat_template": recipe.model.chat_template}
+        config |= {"model": held, "served_model": model.identity}
+    return {**config, "asked": sha256(canonical_json(config)).hexdigest()}
 
 
 def vote(
     recipe: Recipe,
     teacher: TeacherConfig,
     *,
+    name: str,
     examples: Input,
+    ids: Sequence[str],
+    ids_digest: str,
+    units: int,
     model: Model | None,
+    replayed: Input | None,
     target: str,
-    start: int,
-    stop: int,
+    purse: Path | None,
 ) -> Action:
-    """`model` is a local teacher's own; `target` names the model that teachers play."""
-    config = {
-        "teacher": _identity(teacher),
-        "api_host": api_host(teacher),
-        "role_play": recipe.voting.role_play,
-        "target": target,
-        "start": start,
-        "stop": stop,
-        **identity(),
-    }
-    inputs = {"examples": examples}
+    """`model` is a local teacher's own, `replayed` a replay's file; `target` names the model that
+    teachers play. The ids name their examples' content, so the table they stand in is in no key."""
+    how = asked(recipe, teacher, model=model, target=target)
+    inputs: dict[str, Input] = {}
     if model is not None:
-        held = {**settings(recipe.model), "chat_template": recipe.model.chat_template}
-        config |= {"model": held, "served_model": model.identity}
         inputs["teacher"] = model.base
+    if replayed is not None:
+        inputs["votes"] = replayed
     return Action(
         "vote",
-        f"vote[{teacher.name}/{start // recipe.voting.shard_size}]",
-        config=config,
+        f"vote[{name}]",
+        config={**how, "ids": ids_digest, "again": recipe.voting.again},
         inputs=inputs,
-        site=teacher.model_dump(include=_SITE),
+        reads={"examples": examples},
+        site={
+            **teacher.model_dump(include=SITE),
+            "ids": list(ids),
+            "purse": str(purse) if purse else None,
+        },
+        ledger=how["asked"] if replayed is None else "",
         place="device" if teacher.provider == "local" else "network",
-        units=stop - start,
+        units=units,
     )

@@ -8,8 +8,7 @@ is computed once and expanded to each batch; the head sees the last position onl
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +18,18 @@ from lorapar_core import events
 from lorapar_core.batches import batches
 from lorapar_core.errors import VoteError
 from lorapar_core.loading import load_base, load_tokenizer
-from lorapar_core.teachers.ballot import Ballot
+from lorapar_core.teachers.ballot import CONTENT_FREE_ID, Ballot, Question
+from lorapar_core.teachers.ledger import Ledger
 from lorapar_core.teachers.prompts import LABELS, REPLY_START, WITHOUT_TEMPLATE
+from lorapar_core.teachers.teacher import Render
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 BATCH_TOKENS = 4096
+DIGITS = 4
+"""Of a log-probability. More depend on which examples were in the batch: on what was asked before,
+and on where a killed run went on."""
 
 
 class LocalTeacher:
@@ -35,6 +39,7 @@ class LocalTeacher:
         self,
         path: Path,
         *,
+        render: Render,
         label: str,
         dtype: str,
         attention: str,
@@ -42,6 +47,7 @@ class LocalTeacher:
         template: str,
         quantization: str = "none",
     ) -> None:
+        self._render = render
         self._label = label
         self._device = device
         self._tokenizer = load_tokenizer(path, chat_template=template)
@@ -49,37 +55,40 @@ class LocalTeacher:
             path, dtype=dtype, attention=attention, quantization=quantization, device=device
         )
 
-    def vote(self, questions: Sequence[tuple[str, str]]) -> list[Ballot]:
-        """A ballot for each (example id, user message), in that order.
+    def vote(self, questions: Sequence[Question], ledger: Ledger) -> Mapping[str, Ballot]:
+        """See `Teacher`.
 
         Raises:
-            VoteError: a log-probability is no number.
+            VoteError: a log-probability is no number, or the disk refuses.
         """
-        contexts = [label_context(self._tokenizer, message) for _, message in questions]
-        started = time.monotonic()
-        scores = label_logprobs(self._model, contexts, device=self._device)
-        for (example_id, _), score in zip(questions, scores, strict=True):
-            if not all(map(math.isfinite, score)):
-                raise VoteError(
-                    f"teacher {self._label} gives log-probabilities {score} for example "
-                    f"{example_id}; use model.dtype: float32, or look for broken weights"
-                )
-        seconds = (time.monotonic() - started) / max(1, len(questions))
-        return [
-            Ballot(
-                example_id=example_id,
-                label=1 if one >= two else 2,
-                reply="",
-                served_model=self._label,
-                logprob_1=one,
-                logprob_2=two,
-                prompt_tokens=len(context[0]),
-                seconds=seconds,
-            )
-            for (example_id, _), context, (one, two) in zip(
-                questions, contexts, scores, strict=True
-            )
+        contexts = [
+            label_context(self._tokenizer, self._render(question, "text")) for question in questions
         ]
+        scores = label_logprobs(self._model, contexts, device=self._device)
+        left = {question.example_id for question in questions} - {CONTENT_FREE_ID}
+        total = len(left)
+        for batch in scores:
+            ballots = [self._ballot(questions[i].example_id, *pair) for i, pair in batch.items()]
+            ledger.keep_now(ballots)
+            left -= {ballot.example_id for ballot in ballots}
+            events.progress(step=total - len(left), total=total)
+        return {}
+
+    def _ballot(self, example_id: str, one: float, two: float) -> Ballot:
+        if not (math.isfinite(one) and math.isfinite(two)):
+            raise VoteError(
+                f"teacher {self._label} gives log-probabilities {(one, two)} for example "
+                f"{example_id}; use model.dtype: float32, or look for broken weights"
+            )
+        one, two = round(one, DIGITS), round(two, DIGITS)
+        return Ballot(
+            example_id=example_id,
+            label=1 if one >= two else 2,
+            reply="",
+            served_model=self._label,
+            logprob_1=one,
+            logprob_2=two,
+        )
 
 
 Context = tuple[list[int], int, int]
@@ -115,24 +124,19 @@ def _without_special_tokens(tokenizer: PreTrainedTokenizerBase, message: str) ->
     return message
 
 
-@torch.inference_mode()
 def label_logprobs(
     model: PreTrainedModel, contexts: Sequence[Context], *, device: str
-) -> list[tuple[float, float]]:
-    """Log-probabilities (nats) of both labels for each context, in the order given."""
+) -> Iterator[dict[int, tuple[float, float]]]:
+    """Log-probabilities (nats) of both labels, batch by batch: position -> its two."""
     prefix = _common_prefix([ids for ids, _, _ in contexts])
     cache = _prefix_cache(model, prefix, device)
-    scores: list[tuple[float, float]] = [(math.nan, math.nan)] * len(contexts)
-    done = 0
     for batch in batches([len(ids) - len(prefix) for ids, _, _ in contexts], BATCH_TOKENS):
         rows = [contexts[i][0][len(prefix) :] for i in batch]
         logprobs = _last_logprobs(model, rows, cache, len(prefix), device)
-        for row, i in enumerate(batch):
-            _, one, two = contexts[i]
-            scores[i] = (float(logprobs[row, one]), float(logprobs[row, two]))
-        done += len(batch)
-        events.progress(step=done, total=len(contexts))
-    return scores
+        yield {
+            i: (float(row[contexts[i][1]]), float(row[contexts[i][2]]))
+            for i, row in zip(batch, logprobs, strict=True)
+        }
 
 
 def _common_prefix(rows: Sequence[list[int]]) -> list[int]:
@@ -145,6 +149,7 @@ def _common_prefix(rows: Sequence[list[int]]) -> list[int]:
     return shortest[:same]
 
 
+@torch.inference_mode()
 def _prefix_cache(model: PreTrainedModel, prefix: list[int], device: str) -> list[Any]:
     """Key and value of each layer over the common prefix, each (1, kv heads, prefix, head dim)."""
     if not prefix:
@@ -154,6 +159,7 @@ def _prefix_cache(model: PreTrainedModel, prefix: list[int], device: str) -> lis
     return [(layer.keys, layer.values) for layer in cache.layers]
 
 
+@torch.inference_mode()
 def _last_logprobs(
     model: PreTrainedModel,
     rows: Sequence[list[int]],

@@ -1,164 +1,256 @@
-"""Any provider as teacher, through litellm. litellm carries the request; retries are ours.
+"""Any provider as teacher, through litellm, which carries requests and does nothing else.
 
-litellm's own retries, router and budget lose votes under faults and are switched off. A vote is
-written to a log on disk (one fsync) before it counts, so a killed run asks only for the rest.
+litellm's own retries, router, budget and cache lose votes under faults, or take one endpoint's for
+another's; they are switched off, and `asking` does that work. What is done here is to tell failures
+apart: whether one concerns the moment, this example, or the teacher.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
+import email.utils
+import logging
 import os
-import random
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal
+from urllib.parse import urlsplit
 
-from lorapar_core import events
 from lorapar_core.config import RuntimeConfig, TeacherConfig
 from lorapar_core.errors import VoteError
-from lorapar_core.teachers.ballot import Ballot, parse_reply
+from lorapar_core.teachers.asking import Asking, Failed, Limits, Reply
+from lorapar_core.teachers.ballot import Ballot, Question
+from lorapar_core.teachers.ledger import Ledger
+from lorapar_core.teachers.prices import most_tokens, price_of
+from lorapar_core.teachers.purse import Purse
+from lorapar_core.teachers.replies import AGAIN, ASK, REQUEST, Form, digit_logprobs, parse_reply
+from lorapar_core.teachers.teacher import Render
 
-LONGEST_PAUSE_S = 60.0
+LONGEST_REPLY = 2000
+"""Characters of a reply that is no label: more says nothing more, and Parquet keeps them all."""
 _PASSING = (408, 409, 425, 429)  # timeout, conflict, too early, too many requests
+_OF_THE_EXAMPLE = (400, 413, 422)  # once it has answered others
+_LOG = logging.getLogger(__name__)
 
 
 class RemoteTeacher:
     """Votes of one model behind an API."""
 
-    def __init__(self, teacher: TeacherConfig, runtime: RuntimeConfig, *, log: Path) -> None:
+    def __init__(
+        self,
+        teacher: TeacherConfig,
+        runtime: RuntimeConfig,
+        *,
+        render: Render,
+        purse: Purse | None = None,
+    ) -> None:
         self._teacher = teacher
         self._runtime = runtime
-        self._log = log
+        self._render = render
+        self._purse = purse
+        self._secrets = _secrets(teacher)
+        self._form: Form = "text"
+        self._answered = False
 
-    def vote(self, questions: Sequence[tuple[str, str]]) -> list[Ballot]:
-        """A ballot for each (example id, user message), in that order.
+    def vote(self, questions: Sequence[Question], ledger: Ledger) -> Mapping[str, Ballot]:
+        """See `Teacher`.
 
         Raises:
-            VoteError: the teacher refuses (no key, a wrong one, an unknown model), or keeps
-                failing. Votes that came before stay in the log.
+            VoteError: no key is set, the teacher refuses, has been gone too long, or the disk
+                refuses.
+            BudgetReached: the purse hasn't enough for another request.
+            Stopped: the process was told to end.
         """
-        held = read_log(self._log)
-        missing = [question for question in questions if question[0] not in held]
-        if missing:
-            self._require_key()
-            with self._log.open("a", encoding="utf-8") as log:
-                held.update(asyncio.run(self._ask_all(missing, log)))
-        return [held[example_id] for example_id, _ in questions]
+        self._litellm = quiet_litellm()
+        self._form = self._first_form()
+        self._answered = bool(ledger.votes)
+        return asyncio.run(self._ask(questions, ledger))
 
-    def _require_key(self) -> None:
-        variable = self._teacher.api_key_env
-        if variable and not os.environ.get(variable):
-            raise VoteError(
-                f"teacher {self._teacher.name!r} takes its key from the environment variable "
-                f"{variable}, which is not set; export it"
+    async def _ask(self, questions: Sequence[Question], ledger: Ledger) -> Mapping[str, Ballot]:
+        asking = Asking(
+            self._teacher.name,
+            self._send,
+            ledger=ledger,
+            limits=limits(self._teacher, self._runtime),
+            tokens=self._most_tokens,
+            price=price_of(self._teacher),
+            purse=self._purse,
+        )
+        return await asking.ask(questions)
+
+    def _first_form(self) -> Form:
+        if self._teacher.reply != "auto":
+            return self._teacher.reply
+        model = self._teacher.model
+        if self._teacher.api_base:  # a server of one's own, whatever its model is called
+            return "text"
+        return "schema" if self._litellm.supports_response_schema(model) else "text"
+
+    def _most_tokens(self, question: Question) -> tuple[int, int]:
+        message = self._render(question, self._form)
+        return most_tokens(message) + 2 * self._teacher.max_tokens, self._teacher.max_tokens
+
+    async def _send(self, question: Question, unread: str | None) -> Reply:
+        form = self._form
+        try:
+            response = await self._litellm.acompletion(
+                **self._request(self._messages(question, form, unread), form)
             )
+        except _any_error(self._litellm) as error:
+            failed = self._failed(error)
+            if failed.status in _OF_THE_EXAMPLE and self._steps_down(form, failed):
+                return await self._send(question, unread)
+            raise failed from None
+        return self._reply(response, form)
 
-    async def _ask_all(
-        self, questions: Sequence[tuple[str, str]], log: TextIO
-    ) -> dict[str, Ballot]:
-        """Ask for every vote; after a failure start no more, but keep those on their way."""
-        slots = asyncio.Semaphore(self._runtime.vote_concurrency)
-        ballots: dict[str, Ballot] = {}
-        failures: list[VoteError] = []
+    def _steps_down(self, form: Form, failed: Failed) -> bool:
+        """Whether the question may be put again in the form that every server knows."""
+        if self._teacher.reply != "auto" or form == "text" or self._answered:
+            return False
+        if self._form != "text":
+            _LOG.warning(
+                "teacher %r doesn't take replies by JSON schema (%s); it is asked for plain text",
+                self._teacher.name,
+                failed,
+            )
+        self._form = "text"
+        return True
 
-        async def one(question: tuple[str, str]) -> None:
-            async with slots:
-                if failures:
-                    return
-                try:
-                    ballot = await self._ask(*question)
-                except VoteError as error:
-                    failures.append(error)
-                    return
-            append(log, ballot)
-            ballots[ballot.example_id] = ballot
-            events.progress(step=len(ballots), total=len(questions))
+    def _messages(self, question: Question, form: Form, unread: str | None) -> list[Any]:
+        messages = [{"role": "user", "content": self._render(question, form)}]
+        if unread is None:
+            return messages
+        return [
+            *messages,
+            {"role": "assistant", "content": unread[:LONGEST_REPLY] or "…"},
+            {"role": "user", "content": AGAIN + ASK[form]},
+        ]
 
-        await asyncio.gather(*(one(question) for question in questions))
-        if failures:
-            raise failures[0]
-        return ballots
-
-    async def _ask(self, example_id: str, message: str) -> Ballot:
-        """One vote: asked once more if the reply is no label, then an abstention."""
-        started, attempts = time.monotonic(), 0
-        prompt_tokens = completion_tokens = 0
-        cost: float | None = 0.0
-        reply, served, label = "", "", None
-        for _ in range(2):
-            response, tries = await self._complete(message)
-            attempts += tries
-            reply = _storable(response.choices[0].message.content or "")
-            served = _storable(response.model or self._teacher.model)
-            prompt_tokens += response.usage.prompt_tokens
-            completion_tokens += response.usage.completion_tokens
-            price = response._hidden_params.get("response_cost")
-            cost = None if cost is None or price is None else cost + price
-            label = parse_reply(reply)
-            if label is not None:
-                break
-        return Ballot(
-            example_id=example_id,
-            label=label,
-            reply=reply,
-            served_model=served,
-            prompt_tokens=prompt_tokens,
-            completion_tokens=completion_tokens,
-            cost_usd=cost,
-            seconds=time.monotonic() - started,
-            attempts=attempts,
-        )
-
-    async def _complete(self, message: str) -> tuple[Any, int]:
-        """The provider's response and how many requests it took."""
-        litellm, reason = quiet_litellm(), ""
-        for attempt in range(1, self._runtime.attempts + 1):
-            try:
-                response = await litellm.acompletion(**self._request(message))
-                if response.choices and getattr(response, "usage", None):
-                    return response, attempt
-                reason = "the reply has no choices"
-            except _any_error(litellm) as error:
-                if _is_final(error):
-                    raise VoteError(self._refused(error)) from None
-                reason = type(error).__name__
-            if attempt < self._runtime.attempts:
-                await asyncio.sleep(_pause(attempt))
-        raise VoteError(
-            f"teacher {self._teacher.name!r} failed {self._runtime.attempts} times in a row "
-            f"({reason} last); the votes so far are kept, run again to go on"
-        )
-
-    def _request(self, message: str) -> dict[str, Any]:
+    def _request(self, messages: list[Any], form: Form) -> dict[str, Any]:
         teacher = self._teacher
         request: dict[str, Any] = {
             "model": teacher.model,
-            "messages": [{"role": "user", "content": message}],
-            "temperature": teacher.temperature,
+            "messages": messages,
             "max_tokens": teacher.max_tokens,
             "timeout": self._runtime.request_timeout_s,
             "num_retries": 0,
             "max_retries": 0,
+            **REQUEST[form],
         }
+        if teacher.temperature is not None:
+            request["temperature"] = teacher.temperature
         if teacher.api_base:
             request["api_base"] = teacher.api_base
         if teacher.api_key_env:
             request["api_key"] = os.environ[teacher.api_key_env]
         elif teacher.api_base:
             request["api_key"] = "none"  # litellm insists on one for an own server
+        if teacher.header_envs:
+            request["extra_headers"] = {
+                header: os.environ[variable] for header, variable in teacher.header_envs.items()
+            }
         return request
 
-    def _refused(self, error: Exception) -> str:
-        key = os.environ.get(self._teacher.api_key_env, "") if self._teacher.api_key_env else ""
-        reason = " ".join(str(error).split())
-        reason = (reason.replace(key, "***") if key else reason)[:300]  # cut last: no half a key
-        return (
-            f"teacher {self._teacher.name!r} ({self._teacher.model}) refuses: "
-            f"{type(error).__name__}: {reason}; check its model, api_base and key"
+    def _reply(self, response: Any, form: Form) -> Reply:
+        usage = getattr(response, "usage", None)
+        if not response.choices or usage is None:
+            raise Failed("empty", "the reply has no choices", billed_usd=None)
+        self._answered = True
+        choice = response.choices[0]
+        text = self._storable(choice.message.content or "")
+        label, one, two = parse_reply(text), None, None
+        if form == "logprobs" and (found := _logprobs(choice)):
+            one, two = found
+            label = 1 if one >= two else 2
+        return Reply(
+            text=text[:LONGEST_REPLY],
+            label=label,
+            served_model=self._storable(response.model or self._teacher.model),
+            prompt_tokens=usage.prompt_tokens or 0,
+            completion_tokens=usage.completion_tokens or 0,
+            logprob_1=one,
+            logprob_2=two,
         )
+
+    def _failed(self, error: Exception) -> Failed:
+        """What an error of litellm's says, told apart by its status: litellm has no class for some
+        of them (403 is a plain `APIError`)."""
+        said = self._said(error)
+        status = getattr(error, "status_code", None)
+        status = status if isinstance(status, int) else None
+        headers = getattr(error, "litellm_response_headers", None)
+        if isinstance(error, self._litellm.Timeout):
+            return Failed("timeout", said, billed_usd=None)
+        if status is None or status >= 500 or status in _PASSING:
+            if headers is None:  # no response came, or one that is no completion
+                if "onnection" in said:
+                    return Failed("unreachable", said)
+                return Failed("malformed", said, billed_usd=None)
+            return Failed(str(status), said, status=status, retry_after_s=_retry_after_s(headers))
+        return Failed(
+            str(status),
+            said if self._concerns(error, status) == "example" else self._refused(said),
+            concerns=self._concerns(error, status),
+            status=status,
+        )
+
+    def _concerns(self, error: Exception, status: int) -> Literal["example", "teacher"]:
+        exceptions = self._litellm
+        of_the_example = (
+            exceptions.ContentPolicyViolationError,
+            exceptions.ContextWindowExceededError,
+        )
+        if isinstance(error, of_the_example) or (self._answered and status in _OF_THE_EXAMPLE):
+            return "example"
+        return "teacher"
+
+    def _said(self, error: Exception) -> str:
+        text = self._storable(" ".join(str(error).split()))
+        return f"{type(error).__name__}: {text}"[:300]  # cut last: no half a key
+
+    def _refused(self, said: str) -> str:
+        return (
+            f"teacher {self._teacher.name!r} ({self._teacher.model}) refuses: {said}; check its "
+            "model, api_base and key"
+        )
+
+    def _storable(self, text: str) -> str:
+        """`text` without secrets, and without half characters, which JSON can carry (a reply cut
+        inside an emoji) and Parquet can't."""
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text.encode("utf-8", "replace").decode()
+
+
+def limits(teacher: TeacherConfig, runtime: RuntimeConfig) -> Limits:
+    """The pace and patience for one teacher."""
+    return Limits(
+        requests_per_minute=teacher.requests_per_minute,
+        tokens_per_minute=teacher.tokens_per_minute,
+        concurrency=teacher.concurrency or runtime.vote_concurrency,
+        deadline_s=runtime.vote_deadline_s,
+        outage_s=runtime.outage_s,
+        longest_cool_down_s=runtime.request_timeout_s,
+    )
+
+
+def _secrets(teacher: TeacherConfig) -> list[str]:
+    """The teacher's key, the values of its headers, and the password in its URL, if it has them.
+
+    Raises:
+        VoteError: one is not set.
+    """
+    password = urlsplit(teacher.api_base).password
+    values = [password] if password else []
+    for variable in teacher.variables:
+        value = os.environ.get(variable)
+        if not value:
+            raise VoteError(
+                f"teacher {teacher.name!r} takes a key from the environment variable {variable}, "
+                "which is not set; export it"
+            )
+        values.append(value)
+    return sorted(values, key=len, reverse=True)
 
 
 def quiet_litellm() -> Any:
@@ -170,6 +262,7 @@ def quiet_litellm() -> Any:
     litellm.suppress_debug_info = True
     litellm.turn_off_message_logging = True
     litellm.telemetry = False
+    litellm.drop_params = False  # what is asked is in the vote's key
     return litellm
 
 
@@ -180,48 +273,18 @@ def _any_error(litellm: Any) -> type[Exception]:
     return kind
 
 
-def _is_final(error: Exception) -> bool:
-    """Whether asking again can't mend it: the server finds fault with the request or the key.
-
-    The status decides, since litellm has no class for some of them (403 is a plain `APIError`).
-    """
-    status = getattr(error, "status_code", None)
-    return isinstance(status, int) and 400 <= status < 500 and status not in _PASSING
-
-
-def _pause(attempt: int) -> float:
-    """Seconds before the next attempt: doubling, with jitter, so that clients spread out."""
-    return min(LONGEST_PAUSE_S, 0.5 * 2.0**attempt) * random.uniform(0.5, 1.0)
-
-
-def _storable(text: str) -> str:
-    """`text` without half characters, which JSON can carry (a reply cut inside an emoji) and
-    Parquet can't."""
-    return text.encode("utf-8", "replace").decode()
-
-
-def append(log: TextIO, ballot: Ballot) -> None:
-    """Put a vote on disk."""
-    log.write(json.dumps(asdict(ballot)) + "\n")
-    log.flush()
-    os.fsync(log.fileno())
-
-
-def read_log(path: Path) -> dict[str, Ballot]:
-    """Votes already on disk, by example; a line torn by a kill is passed over."""
-    if not path.exists():
-        return {}
-    lines = path.read_bytes().split(b"\n")
-    if lines[-1]:  # torn by a kill: end it, so that the next vote has a line of its own
-        with path.open("ab") as log:
-            log.write(b"\n")
-    ballots = (_ballot(line) for line in lines if line)
-    return {ballot.example_id: ballot for ballot in ballots if ballot}
-
-
-def _ballot(line: bytes) -> Ballot | None:
-    try:
-        fields: Mapping[str, Any] = json.loads(line)
-    except ValueError:
+def _logprobs(choice: Any) -> tuple[float, float] | None:
+    content = getattr(getattr(choice, "logprobs", None), "content", None)
+    if not content:
         return None
-    return Ballot(**fields)
+    return digit_logprobs((top.token, top.logprob) for top in content[0].top_logprobs or ())
+
+
+def _retry_after_s(headers: Mapping[str, str]) -> float:
+    """Seconds that the provider asks to wait: a number, or a date (RFC 9110)."""
+    value = headers.get("retry-after", "")
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        when = email.utils.parsedate_tz(value)
+        return max(0.0, email.utils.mktime_tz(when) - time.time()) if when else 0.0

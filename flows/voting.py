@@ -1,0 +1,218 @@
+"""The votes of a recipe: rounds of actions, one for each teacher that is asked something.
+
+Full voting is a single round. Curtailed voting takes as many as it needs (`lorapar_core.rounds`);
+then, where the rule says so, the judge is asked about ties. A plan composes the rounds that can be
+known from what the store has.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from flows.composition import Run
+from lorapar_core.config import Recipe, TeacherConfig
+from lorapar_core.errors import BudgetReached
+from lorapar_core.rounds import Votes, for_the_judge, next_round
+from lorapar_core.rule import Rule
+from lorapar_core.teachers.ballot import ids_digest
+from lorapar_core.teachers.calibration import COLUMNS, labels_of
+from lorapar_core.teachers.ledger import read_entries
+from lorapar_core.teachers.purse import Purse
+from tasks.action import UNKNOWN, Action, External, Input, Outcome
+from tasks.model import Model
+from tasks.vote import asked, vote
+
+
+@dataclass(frozen=True, slots=True)
+class Voter:
+    """A teacher, and what it is on this machine."""
+
+    teacher: TeacherConfig
+    model: Model | None = None
+    """A local teacher's."""
+    replayed: Input | None = None
+    """A replay's file."""
+
+
+def voter_of(teacher: TeacherConfig, model: Model | None) -> Voter:
+    if teacher.provider != "replay":
+        return Voter(teacher, model)
+    path = Path(teacher.model).expanduser()
+    return Voter(teacher, replayed=External.of_file(path))
+
+
+class Voting:
+    """A recipe's votes on its examples."""
+
+    def __init__(
+        self,
+        run: Run,
+        recipe: Recipe,
+        *,
+        voters: Sequence[Voter],
+        examples: Input,
+        count: int,
+        target: str,
+    ) -> None:
+        self._run = run
+        self._recipe = recipe
+        self._voters = {voter.teacher.name: voter for voter in voters}
+        self._examples = examples
+        self._count = count
+        self._target = target
+        self._rule = rule_of(recipe)
+        self._panel = [teacher.name for teacher in recipe.panel]
+        self._rounds: dict[str, list[Outcome]] = {name: [] for name in self._voters}
+        self._purse: Path | None = None
+
+    def votes(self, *beside: Action) -> tuple[dict[str, list[Outcome]], list[Outcome]]:
+        """Teacher -> the outcomes of its rounds; and those of actions that need no vote, carried
+        out beside the first round.
+
+        Raises:
+            BudgetReached: a cap was met; the message says what is missing.
+            LoraparError: as the stages say.
+        """
+        table = self._run.read_table(self._examples, ["id"])
+        ids = None if table is None else table["id"]
+        with self._budgeted(ids):
+            try:
+                return self._rounds_of(ids, beside)
+            except BudgetReached as error:
+                raise BudgetReached(self._what_is_missing(error, ids or [])) from error
+
+    def _rounds_of(
+        self, ids: Sequence[str] | None, beside: Sequence[Action]
+    ) -> tuple[dict[str, list[Outcome]], list[Outcome]]:
+        others = self._ask(self._first(ids), *beside)
+        if ids is not None and (self._recipe.voting.curtailed or self._recipe.judge):
+            self._go_on(ids)
+        return self._rounds, others
+
+    def _first(self, ids: Sequence[str] | None) -> Mapping[str, Sequence[str] | None]:
+        """Whom to ask about what in the first round; without ids, in a plan, everybody."""
+        if ids is None:
+            return dict.fromkeys(self._panel)
+        unasked: dict[str, Votes] = {name: {} for name in self._panel}
+        return next_round(ids, unasked, self._rule, curtailed=self._recipe.voting.curtailed)
+
+    def _go_on(self, ids: Sequence[str]) -> None:
+        """The rounds after the first, as far as what is known of them goes."""
+        votes = self._known(self._panel)
+        while votes is not None and self._recipe.voting.curtailed:
+            asks = next_round(ids, votes, self._rule)
+            if not asks:
+                break
+            self._ask(asks)
+            votes = self._known(self._panel)
+        judge = self._recipe.judge
+        if votes is None or judge is None:
+            return
+        ties = for_the_judge(ids, votes, self._rule, judged={})
+        if ties:
+            self._ask({judge.name: ties})
+
+    def _ask(self, asks: Mapping[str, Sequence[str] | None], *beside: Action) -> list[Outcome]:
+        """Carry out a round; returns the outcomes of the actions beside it."""
+        names = [name for name in self._voters if name in asks]
+        outcomes = self._run(*(self._action(name, asks[name]) for name in names), *beside)
+        for name, outcome in zip(names, outcomes, strict=False):
+            self._rounds[name].append(outcome)
+        return outcomes[len(names) :]
+
+    def _action(self, name: str, ids: Sequence[str] | None) -> Action:
+        voter = self._voters[name]
+        nth = len(self._rounds[name]) + 1
+        return vote(
+            self._recipe,
+            voter.teacher,
+            name=name if nth == 1 else f"{name}/{nth}",
+            examples=UNKNOWN if ids is None else self._examples,
+            ids=ids or [],
+            ids_digest="" if ids is None else ids_digest(ids),
+            units=self._count if ids is None else len(ids),
+            model=voter.model,
+            replayed=voter.replayed,
+            target=self._target,
+            purse=self._purse,
+        )
+
+    def _known(self, names: Sequence[str]) -> dict[str, Votes] | None:
+        """The votes so far; None where a round has not been held (a plan)."""
+        known: dict[str, Votes] = {}
+        for name in names:
+            tables = []
+            for outcome in self._rounds[name]:
+                table = self._run.read_table(outcome["votes.parquet"], COLUMNS)
+                if table is None:
+                    return None
+                tables.append(table)
+            calibration = self._voters[name].teacher.calibration
+            known[name], _ = labels_of(tables, calibration)
+        return known
+
+    @contextmanager
+    def _budgeted(self, ids: Sequence[str] | None) -> Iterator[None]:
+        """While it lasts, the purse that all vote processes of this run share is there."""
+        runtime = self._recipe.runtime
+        capped = runtime.budget_usd is not None or runtime.budget_votes is not None
+        if not capped or ids is None or not self._run.runner.downloads:
+            yield
+            return
+        path = self._run.runner.store.root / "tmp" / f"purse-{os.getpid()}-{os.urandom(4).hex()}"
+        usd, votes = self._spent(ids)
+        Purse.create(
+            path,
+            usd_cap=runtime.budget_usd,
+            votes_cap=runtime.budget_votes,
+            usd=usd,
+            votes=votes,
+        ).close()
+        self._purse = path
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+    def _spent(self, ids: Sequence[str]) -> tuple[float, int]:
+        """Dollars and votes that earlier runs have spent on these examples."""
+        wanted, usd, votes = set(ids), 0.0, 0
+        for ledger in self._ledgers().values():
+            entries = read_entries(ledger)
+            usd += entries.spent_usd(wanted)
+            votes += len(wanted & entries.votes.keys())
+        return usd, votes
+
+    def _ledgers(self) -> dict[str, Path]:
+        """Teachers that cost money -> their ledgers."""
+        return {
+            name: self._run.runner.store.ledger(
+                asked(self._recipe, voter.teacher, model=None, target=self._target)["asked"]
+            )
+            for name, voter in self._voters.items()
+            if voter.teacher.provider == "litellm"
+        }
+
+    def _what_is_missing(self, error: BudgetReached, ids: Sequence[str]) -> str:
+        wanted = set(ids)
+        missing = {
+            name: len(wanted - read_entries(ledger).votes.keys())
+            for name, ledger in self._ledgers().items()
+            if name in self._panel
+        }
+        counts = ", ".join(f"{name} {count}" for name, count in missing.items() if count)
+        most = "at most " if self._recipe.voting.curtailed else ""
+        return (
+            f"{error}; still missing: {most}{sum(missing.values())} votes ({counts}); raise "
+            "runtime.budget_usd or runtime.budget_votes and run again, it goes on from here"
+        )
+
+
+def rule_of(recipe: Recipe) -> Rule:
+    """How its votes become labels."""
+    voting = recipe.voting
+    return Rule(tie=voting.tie, quorum=voting.quorum, abstentions=voting.abstentions)

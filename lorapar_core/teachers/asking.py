@@ -1,0 +1,355 @@
+"""Asks one teacher for many votes: what is due to whom when requests fail, and when to stop.
+
+Every request ends as an attempt in the ledger. What a vote comes to:
+
+- a label, or after a second reply that is none an abstention: kept for good;
+- what will pass (429, 5xx, a time-out, a server that is gone, a reply that is no completion) is
+  asked again after a pause, until the vote's deadline, an abstention that is not kept: another run
+  may ask again. While the breaker is open the deadline stands still;
+- an example that the provider refuses (its length, its content) is an abstention;
+- a refusal that concerns the teacher (key, model) ends the stage, as does one that has been gone
+  for too long. Votes so far are kept.
+
+`send` is the transport. It is given a question and the reply that was no label before, if any.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from lorapar_core import events
+from lorapar_core.errors import BudgetReached, LoraparError, Stopped, VoteError
+from lorapar_core.stopping import stop_request
+from lorapar_core.teachers.ballot import Attempt, Ballot, Question
+from lorapar_core.teachers.ledger import Ledger
+from lorapar_core.teachers.pace import Breaker, Bucket, Concurrency, Time, pause_s
+from lorapar_core.teachers.prices import Price
+from lorapar_core.teachers.purse import Purse
+
+FIRST_ANSWER_S = 120.0
+"""A teacher that has never answered is given up after so long: its address is wrong."""
+TOO_MANY_REQUESTS = 429
+OFF_SCHEMA, REFUSED, LATE = "off_schema", "refused", "deadline"
+"""Why a ballot has no label."""
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A completion. `label` None: it is neither of the two."""
+
+    text: str
+    label: int | None
+    served_model: str
+    prompt_tokens: int
+    completion_tokens: int
+    logprob_1: float | None = None
+    logprob_2: float | None = None
+
+
+class Failed(Exception):
+    """A request without a completion. `billed_usd` None: nobody knows what it cost."""
+
+    def __init__(
+        self,
+        outcome: str,
+        message: str,
+        *,
+        concerns: Literal["moment", "example", "teacher"] = "moment",
+        status: int | None = None,
+        retry_after_s: float = 0.0,
+        billed_usd: float | None = 0.0,
+    ) -> None:
+        super().__init__(message)
+        self.outcome = outcome
+        self.concerns = concerns
+        self.status = status
+        self.retry_after_s = retry_after_s
+        self.billed_usd = billed_usd
+
+
+Send = Callable[[Question, str | None], Awaitable[Reply]]
+Tokens = Callable[[Question], tuple[int, int]]
+"""Prompt and completion tokens that a question takes at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of asking one teacher."""
+
+    requests_per_minute: float = 0.0
+    tokens_per_minute: float = 0.0
+    concurrency: int = 32
+    deadline_s: float = 600.0
+    outage_s: float = 7200.0
+    longest_cool_down_s: float = 60.0
+
+
+class Asking:
+    """One teacher's votes on their way."""
+
+    def __init__(
+        self,
+        name: str,
+        send: Send,
+        *,
+        ledger: Ledger,
+        limits: Limits,
+        tokens: Tokens,
+        price: Price | None = None,
+        purse: Purse | None = None,
+        time: Time | None = None,
+    ) -> None:
+        self._name = name
+        self._send = send
+        self._ledger = ledger
+        self._limits = limits
+        self._tokens = tokens
+        self._price = price
+        self._purse = purse
+        self._time = time or Time(asyncio.get_running_loop().time, asyncio.sleep)
+        self._requests = Bucket(limits.requests_per_minute, self._time)
+        self._token_bucket = Bucket(limits.tokens_per_minute, self._time)
+        self._concurrency = Concurrency(limits.concurrency, self._time)
+        self._breaker = Breaker(name, self._time, longest_s=limits.longest_cool_down_s)
+        self._has_answered = bool(ledger.votes)
+        self._under_way: set[asyncio.Task[Reply | Failed | Ballot]] = set()
+        self._settled = asyncio.Event()
+        self._halt: LoraparError | None = None
+        self._halted = asyncio.Event()
+        self._no_budget: BudgetReached | None = None
+        self._spent_usd = 0.0
+
+    async def ask(self, questions: Sequence[Question]) -> dict[str, Ballot]:
+        """Have a vote on each; returns the abstentions that the ledger doesn't keep.
+
+        Raises:
+            VoteError: the teacher refuses, is gone, or the disk refuses.
+            BudgetReached: the next request might cost more than is left.
+            Stopped: the process was told to end.
+        """
+        done = 0
+        late: dict[str, Ballot] = {}
+        left = iter(questions)
+
+        async def work() -> None:
+            nonlocal done
+            for question in left:
+                try:
+                    ballot = await self._vote(question)
+                except BudgetReached as error:  # the others end what they have begun
+                    self._no_budget = error
+                    return
+                if ballot.abstained == LATE:
+                    late[ballot.example_id] = ballot
+                done += 1
+                events.progress(step=done, total=len(questions), **self._figures())
+
+        loop = asyncio.get_running_loop()
+        stop = Stopped(f"teacher {self._name!r} was told to stop; its votes so far are kept")
+
+        def told_to_stop() -> None:
+            loop.call_soon_threadsafe(self._stop, stop)
+
+        with stop_request(then=told_to_stop):
+            count = min(self._limits.concurrency, len(questions))
+            await self._until_done({asyncio.create_task(work()) for _ in range(count)})
+        if error := self._halt or self._no_budget:
+            raise error
+        return late
+
+    async def _until_done(self, workers: set[asyncio.Task[None]]) -> None:
+        """Until all workers have ended. Once one fails, only what is under way is waited for."""
+        halted = asyncio.create_task(self._until_halted())
+        while workers and not self._halt:
+            ended, _ = await asyncio.wait({*workers, halted}, return_when=asyncio.FIRST_COMPLETED)
+            workers -= ended
+            for task in ended - {halted}:
+                self._look_at(task)
+        for task in (*workers, halted):
+            task.cancel()
+        await asyncio.gather(*workers, halted, *self._under_way, return_exceptions=True)
+
+    async def _until_halted(self) -> None:
+        await self._halted.wait()
+
+    def _look_at(self, worker: asyncio.Task[None]) -> None:
+        error = worker.exception()
+        if isinstance(error, LoraparError):
+            self._stop(error)
+        elif error:
+            raise error
+
+    def _stop(self, why: LoraparError) -> None:
+        """Send nothing more."""
+        self._halt = self._halt or why
+        self._halted.set()
+
+    def _figures(self) -> dict[str, float]:
+        return {"usd": round(self._spent_usd, 6)} if self._price and self._price.prompt else {}
+
+    async def _vote(self, question: Question) -> Ballot:
+        if self._purse and not self._purse.reserve(votes=1):
+            raise self._at_the_cap(self._purse)
+        began = self._breaker.closed_s()
+        unread: Reply | None = None
+        failures = 0
+        while True:
+            came = await self._request(question, unread)
+            if isinstance(came, Ballot):
+                return came
+            if isinstance(came, Reply):
+                unread = came
+                continue
+            failures += 1
+            self._require_alive(came)
+            pause = max(pause_s(failures), came.retry_after_s)
+            if self._breaker.closed_s() + pause - began > self._limits.deadline_s:
+                return self._late(question, came)
+            await self._time.sleep(pause)
+
+    def _late(self, question: Question, came: Failed) -> Ballot:
+        if self._purse:
+            self._purse.give_back_vote()
+        _LOG.warning(
+            "teacher %r gave no vote on example %s within %.0f s (%s last); it abstains",
+            self._name,
+            question.example_id,
+            self._limits.deadline_s,
+            came.outcome,
+        )
+        return Ballot(question.example_id, None, "", "", LATE)
+
+    async def _request(self, question: Question, unread: Reply | None) -> Reply | Failed | Ballot:
+        """One request, paced and afforded. What is sent is waited for, whoever else gives up."""
+        tokens = self._tokens(question)
+        most_usd = self._price.of(*tokens) if self._price else 0.0
+        await self._concurrency.enter()
+        task, probe = None, False
+        try:
+            await self._requests.take(1)
+            await self._token_bucket.take(sum(tokens))
+            probe = await self._breaker.wait()
+            await self._afford(most_usd)
+            task = asyncio.create_task(self._carry_out(question, unread, most_usd, probe=probe))
+        finally:
+            if task is None:  # cancelled, or there is no money for it
+                self._concurrency.leave()
+                if probe:
+                    self._breaker.end_probe()
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        return await asyncio.shield(task)
+
+    async def _carry_out(
+        self, question: Question, unread: Reply | None, most_usd: float, *, probe: bool
+    ) -> Reply | Failed | Ballot:
+        """Note, send, note what came, settle, and keep what is a vote."""
+        try:
+            number = self._ledger.sent(question.example_id, usd=most_usd)
+            began = self._time.now()
+            came = await self._sent(question, unread)
+            attempt = self._attempt(question, came, seconds=self._time.now() - began)
+            self._ledger.came(number, attempt)
+        finally:
+            self._concurrency.leave()
+        self._settle(question, most_usd, attempt)
+        self._learn(came, probe=probe)
+        ballot = _decided(question, came, asked_before=unread is not None)
+        if ballot:
+            await self._ledger.keep(ballot)
+        return ballot or came
+
+    async def _sent(self, question: Question, unread: Reply | None) -> Reply | Failed:
+        try:
+            return await self._send(question, unread.text if unread else None)
+        except Failed as failed:
+            return failed
+
+    def _attempt(self, question: Question, came: Reply | Failed, *, seconds: float) -> Attempt:
+        if isinstance(came, Failed):
+            return Attempt(
+                question.example_id,
+                came.outcome,
+                came.status,
+                cost_usd=came.billed_usd,
+                seconds=seconds,
+            )
+        tokens = came.prompt_tokens, came.completion_tokens
+        return Attempt(
+            question.example_id,
+            "vote" if came.label else OFF_SCHEMA,
+            200,
+            *tokens,
+            cost_usd=self._price.of(*tokens) if self._price else None,
+            seconds=seconds,
+        )
+
+    def _settle(self, question: Question, most_usd: float, attempt: Attempt) -> None:
+        """The bill takes the reservation's place; an unknown one leaves it."""
+        actual = most_usd if attempt.cost_usd is None else attempt.cost_usd
+        self._spent_usd += actual
+        if self._purse:
+            self._purse.settle(reserved_usd=most_usd, actual_usd=actual)
+        used = attempt.prompt_tokens + attempt.completion_tokens
+        self._token_bucket.give_back(sum(self._tokens(question)) - used)
+        self._settled.set()
+
+    def _learn(self, came: Reply | Failed, *, probe: bool) -> None:
+        if isinstance(came, Reply) or came.concerns != "moment":
+            self._has_answered = True
+            self._concurrency.answered()
+            self._breaker.answered()
+            return
+        if came.status == TOO_MANY_REQUESTS:
+            self._concurrency.overloaded()
+        self._breaker.failed(came.outcome, probe=probe, retry_after_s=came.retry_after_s)
+
+    async def _afford(self, usd: float) -> None:
+        """Reserve; where too little is left, first wait for bills to come in lower."""
+        while self._purse and not self._purse.reserve(usd=usd):
+            if not self._under_way:
+                raise self._at_the_cap(self._purse)
+            self._settled.clear()
+            await self._settled.wait()
+
+    def _at_the_cap(self, purse: Purse) -> BudgetReached:
+        return BudgetReached(
+            f"teacher {self._name!r} stops at the cap ({purse.told()} spent or reserved); its "
+            "votes so far are kept"
+        )
+
+    def _require_alive(self, came: Failed) -> None:
+        if came.concerns == "teacher":
+            raise VoteError(str(came))
+        patience = self._limits.outage_s
+        if not self._has_answered:
+            patience = min(patience, FIRST_ANSWER_S)
+        if self._breaker.silent_s > patience:
+            raise VoteError(
+                f"teacher {self._name!r} has not answered for {self._breaker.silent_s:.0f} s "
+                f"({came.outcome}: {came}); votes so far are kept, run again to go on"
+            )
+
+
+def _decided(question: Question, came: Reply | Failed, *, asked_before: bool) -> Ballot | None:
+    """The vote that a request comes to, if it does."""
+    if isinstance(came, Failed):
+        if came.concerns != "example":
+            return None
+        return Ballot(question.example_id, None, str(came), "", REFUSED)
+    if came.label is None and not asked_before:
+        return None
+    return Ballot(
+        example_id=question.example_id,
+        label=came.label,
+        reply=came.text,
+        served_model=came.served_model,
+        abstained="" if came.label else OFF_SCHEMA,
+        logprob_1=came.logprob_1,
+        logprob_2=came.logprob_2,
+    )
