@@ -55,6 +55,7 @@ class Voting:
         *,
         voters: Sequence[Voter],
         examples: Input,
+        ids: Input,
         count: int,
         target: str,
     ) -> None:
@@ -62,6 +63,7 @@ class Voting:
         self._recipe = recipe
         self._voters = {voter.teacher.name: voter for voter in voters}
         self._examples = examples
+        self._ids = ids
         self._count = count
         self._target = target
         self._rule = rule_of(recipe)
@@ -77,8 +79,7 @@ class Voting:
             BudgetReached: a cap was met; the message says what is missing.
             LoraparError: as the stages say.
         """
-        table = self._run.read_table(self._examples, ["id"])
-        ids = None if table is None else table["id"]
+        ids = self._run.read(self._ids)
         with self._budgeted(ids):
             try:
                 return self._rounds_of(ids, beside)

@@ -1,7 +1,7 @@
 """Stage `prepare`: from sources to examples, and to the token ids every later stage reads.
 
-Writes examples.parquet and tokens.parquet (training), test.parquet and test_tokens.parquet, and
-summary.json. Training and test stand apart, so that another test set asks no teacher again.
+Writes examples.parquet and tokens.parquet (training), test.parquet and test_tokens.parquet,
+summary.json, and ids.json (training examples in order, for who needs no more than that). Training and test stand apart, so that another test set asks no teacher again.
 """
 
 from __future__ import annotations
@@ -70,6 +70,7 @@ def run(spec: Spec, out: Path) -> None:
             f"{spec.config['sft']['max_length']}"
         )
     write_table(out / "examples.parquet", _example_columns(train, "train"), EXAMPLES)
+    (out / "ids.json").write_text(json.dumps([entry.id for entry in train]) + "\n")
     write_table(out / "test.parquet", _example_columns(chosen.test, "test"), EXAMPLES)
     tested = {entry.id for entry in chosen.test}
     write_table(out / "tokens.parquet", tokens.rows(lambda i: i not in tested), TOKENS)

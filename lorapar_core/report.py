@@ -12,25 +12,13 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lorapar_core.config import OUR_REWARDS, PAPER_REWARDS
+from lorapar_core.report_block import Block, Row, percent
+from lorapar_core.report_trust import trust_blocks
 from lorapar_core.spec import Spec
-
-Row = Sequence[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """A part of the page: words, then perhaps a table, then perhaps curves."""
-
-    title: str
-    words: str = ""
-    header: Row = ()
-    rows: Sequence[Row] = ()
-    curves: tuple[Sequence[tuple[str, Sequence[float]]], str] | None = None
 
 
 def run(spec: Spec, out: Path) -> None:
@@ -94,33 +82,41 @@ def _proportion(figures: Mapping[str, Any]) -> str:
 
 def _labels(spec: Spec) -> list[Block]:
     agreement, data = _read(spec, "agreement"), _read(spec, "summary")
-    counts = agreement["counts"]
+    counts, voting = agreement["counts"], spec.config["recipe"]["voting"]
     words = [
         f"{data['train']} training examples ({data['duplicates']} duplicates dropped): "
         f"{counts['1']} System 1, {counts['2']} System 2, {counts['dropped']} without a label. "
-        f"All counted votes agree on {_percent(agreement['unanimous_share'])}."
+        f"All counted votes agree on {percent(agreement['unanimous_share'])}."
     ]
+    if voting["labels"] == "random":
+        words.append("The labels are a control: as many of each system, dealt at random.")
+    if agreement["curtailed"]:
+        words.append(
+            f"Voting was curtailed: {agreement['votes']} votes instead of "
+            f"{agreement['votes_if_full']}, for the same labels."
+        )
     teachers = spec.config["recipe"]["teachers"]
-    local = [t for t in teachers if t["provider"] == "local"]
+    local = [t for t in teachers if t["provider"] == "local" and t["name"] in agreement["teachers"]]
     if local:
-        words.append(_local_warning(local, len(teachers)))
+        words.append(_local_warning(local, len(agreement["teachers"])))
     rows = [
         [
-            name,
+            name if name != agreement["judge"] else f"{name} (of ties)",
             str(teacher["votes"]),
-            str(teacher["abstained"]),
-            _percent(teacher["system2_share"]),
+            _abstained(teacher),
+            percent(teacher["system2_share"]),
             teacher["calibration"],
             f"{teacher['offset_nats']:+.2f}",
         ]
         for name, teacher in agreement["teachers"].items()
     ]
     header = ["teacher", "votes", "abstained", "System 2", "calibration", "offset (nats)"]
-    pairs = [[pair, _percent(share)] for pair, share in agreement["pairwise_agreement"].items()]
-    return [
-        Block("Labels", " ".join(words), header, rows),
-        *([Block("Agreement", "", ["teachers", "same vote"], pairs)] if pairs else []),
-    ]
+    return [Block("Labels", " ".join(words), header, rows), *trust_blocks(agreement)]
+
+
+def _abstained(teacher: Mapping[str, Any]) -> str:
+    reasons = ", ".join(f"{count} {why}" for why, count in teacher["abstained_because"].items())
+    return f"{teacher['abstained']} ({reasons})" if reasons else str(teacher["abstained"])
 
 
 def _local_warning(local: Sequence[Mapping[str, Any]], count: int) -> str:
@@ -140,10 +136,6 @@ def _local_warning(local: Sequence[Mapping[str, Any]], count: int) -> str:
     )
 
 
-def _percent(share: float | None) -> str:
-    return "unknown" if share is None else f"{100 * share:.1f} %"
-
-
 def _regions(spec: Spec) -> list[Block]:
     regions = _read(spec, "regions")
     counts, partition = regions["counts"], spec.config["recipe"]["partition"]
@@ -152,11 +144,11 @@ def _regions(spec: Spec) -> list[Block]:
     words = (
         f"theta {partition['theta']}, alpha {partition['alpha']}, beta {partition['beta']}"
         f"{', as many elements of each region at random (a control)' if control else ''}. "
-        f"System 1 keeps {_percent(regions['kept_share']['1'])} of {total:,} elements, System 2 "
-        f"{_percent(regions['kept_share']['2'])}; Jaccard overlap {regions['jaccard']:.3f}."
+        f"System 1 keeps {percent(regions['kept_share']['1'])} of {total:,} elements, System 2 "
+        f"{percent(regions['kept_share']['2'])}; Jaccard overlap {regions['jaccard']:.3f}."
     )
     names = (("s1_only", "S1 only"), ("s2_only", "S2 only"), ("shared", "shared"), ("rest", "rest"))
-    rows = [[text, f"{counts[key]:,}", _percent(counts[key] / total)] for key, text in names]
+    rows = [[text, f"{counts[key]:,}", percent(counts[key] / total)] for key, text in names]
     by_module = _by_module(regions["by_place"])
     return [
         Block("Regions", words, ["region", "elements", "share"], rows),
@@ -172,7 +164,7 @@ def _by_module(places: Mapping[str, Mapping[str, int]]) -> list[Row]:
             module[key] = module.get(key, 0) + count
     keys = ("s1_only", "s2_only", "shared", "rest")
     return [
-        [name, *(_percent(counts[key] / counts["elements"]) for key in keys)]
+        [name, *(percent(counts[key] / counts["elements"]) for key in keys)]
         for name, counts in sorted(modules.items())
     ]
 

@@ -30,9 +30,9 @@ class Stage:
 
 STAGES: dict[str, Stage] = {
     "dequantize": Stage(1, "lorapar_core.dequantize"),
-    "prepare": Stage(1, "lorapar_core.prepare"),
-    "vote": Stage(1, "lorapar_core.vote"),
-    "tally": Stage(1, "lorapar_core.tally"),
+    "prepare": Stage(2, "lorapar_core.prepare"),
+    "vote": Stage(2, "lorapar_core.vote"),
+    "tally": Stage(2, "lorapar_core.tally"),
     "initialize": Stage(1, "lorapar_core.initialize"),
     "moments": Stage(2, "lorapar_core.moments"),
     "score": Stage(1, "lorapar_core.importance"),
@@ -40,7 +40,7 @@ STAGES: dict[str, Stage] = {
     "sft": Stage(4, "lorapar_core.sft"),
     "grpo": Stage(4, "lorapar_core.grpo"),
     "evaluate": Stage(1, "lorapar_core.evaluate"),
-    "report": Stage(1, "lorapar_core.report"),
+    "report": Stage(2, "lorapar_core.report"),
 }
 
 

@@ -17,7 +17,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from lorapar_core.dawid_skene import dawid_skene
@@ -26,7 +25,7 @@ from lorapar_core.rounds import Votes, is_audited, on_example
 from lorapar_core.rule import Label, Rule, decide
 from lorapar_core.spec import Spec
 from lorapar_core.teachers.calibration import labels_of
-from lorapar_core.trust import Panel, trust
+from lorapar_core.trust import Panel, ballots, trust
 
 LABELS = pa.schema(
     [
@@ -61,7 +60,8 @@ def run(spec: Spec, out: Path) -> None:
         judged=judged,
         offsets=offsets,
         calibrations={**config["teachers"], **config["judge"]},
-        replies=_replies(tables),
+        replies=_told(tables, "reply"),
+        reasons=_told(tables, "abstained"),
         sample=[i for i in examples["id"] if not config["curtailed"] or is_audited(i)],
         curtailed=config["curtailed"],
     )
@@ -112,12 +112,6 @@ def shuffled(labels: Mapping[str, Label], *, seed: int) -> dict[str, Label]:
     return {i: replace(label, system=dealt[i]) for i, label in labels.items()}
 
 
-def ballots(ids: Sequence[str], votes: Mapping[str, Votes]) -> np.ndarray:
-    """Votes as int8, shape (examples, teachers): 1, 2, or 0 where there is none."""
-    rows = [[given.get(i) or 0 for given in votes.values()] for i in ids]
-    return np.array(rows, dtype=np.int8).reshape(len(ids), len(votes))
-
-
 def _vote_tables(spec: Spec) -> dict[str, list[dict[str, list[Any]]]]:
     """Teacher -> what its rounds gave; a judge that nobody had to ask gave nothing."""
     names = [*spec.config["teachers"], *spec.config["judge"]]
@@ -131,15 +125,16 @@ def _vote_tables(spec: Spec) -> dict[str, list[dict[str, list[Any]]]]:
     }
 
 
-def _replies(
-    tables: Mapping[str, Sequence[Mapping[str, Sequence[Any]]]],
+def _told(
+    tables: Mapping[str, Sequence[Mapping[str, Sequence[Any]]]], column: str
 ) -> dict[str, dict[str, str]]:
-    """Teacher -> example id -> what it said."""
+    """Teacher -> example id -> what a column says, where it says something."""
     return {
         name: {
-            example_id: reply
+            example_id: text
             for table in rounds
-            for example_id, reply in zip(table["example_id"], table["reply"], strict=True)
+            for example_id, text in zip(table["example_id"], table[column], strict=True)
+            if text is not None
         }
         for name, rounds in tables.items()
     }

@@ -49,6 +49,7 @@ class _Teacher:
         self.most_at_once = 0
         self.at_once = 0
         self._window: list[float] = []
+        self._connections: set[Any] = set()
         self._server: asyncio.Server | None = None
         self._port = 0
 
@@ -59,9 +60,11 @@ class _Teacher:
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)  # until told to end
 
     async def _connected(self, reader: Any, writer: Any) -> None:
+        self._connections.add(writer)
         with suppress(ConnectionError, asyncio.IncompleteReadError):
             while head := await reader.readuntil(b"\r\n\r\n"):
                 await self._answer(head, reader, writer)
+        self._connections.discard(writer)
         writer.close()
 
     async def _answer(self, head: bytes, reader: Any, writer: Any) -> None:
@@ -146,6 +149,8 @@ class _Teacher:
     async def _go_away(self, seconds: float) -> None:
         assert self._server is not None
         self._server.close()
+        for connection in self._connections:
+            connection.transport.abort()
         await asyncio.sleep(seconds)
         self._server = await asyncio.start_server(
             self._connected, "127.0.0.1", self._port, backlog=512

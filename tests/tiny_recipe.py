@@ -9,8 +9,8 @@ import yaml
 
 STAGES = (
     "prepare",
-    "vote[first/0]",
-    "vote[second/0]",
+    "vote[first]",
+    "vote[second]",
     "initialize",
     "tally",
     "moments[1/0]",

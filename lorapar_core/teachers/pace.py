@@ -26,7 +26,7 @@ FAILURES = 10
 FIRST_COOL_DOWN_S = 1.0
 LONGEST_COOL_DOWN_S = 60.0
 FIRST_PAUSE_S = 0.5
-LONGEST_PAUSE_S = 30.0
+LONGEST_PAUSE_S = 8.0
 BURST_S = 1.0
 """Seconds' worth that a bucket holds: what may go out at once after a rest."""
 _LOG = logging.getLogger(__name__)

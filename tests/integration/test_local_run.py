@@ -31,8 +31,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:Logger 'lorapar:UserWarning")
 ROOT = Path(__file__).parents[2]
 FROM_PARTITION = {"partition", "sft", "evaluate[sft]", "grpo", "evaluate[grpo]", "report"}
 TIMED = {
-    "vote[first/0]/vote_log.parquet",
-    "vote[second/0]/vote_log.parquet",
+    "vote[first]/vote_log.parquet",
+    "vote[second]/vote_log.parquet",
     "sft/metrics.jsonl",
     "grpo/metrics.jsonl",
 }
