@@ -1,7 +1,8 @@
 """Stage `prepare`: from sources to examples, and to the token ids every later stage reads.
 
 Writes examples.parquet and tokens.parquet (training), test.parquet and test_tokens.parquet,
-summary.json, and ids.json (training examples in order, for who needs no more than that). Training and test stand apart, so that another test set asks no teacher again.
+summary.json, and ids.json (training examples in order, for who needs no more than that). Training
+and test stand apart, so that another test set asks no teacher again.
 """
 
 from __future__ import annotations
