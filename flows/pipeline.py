@@ -279,12 +279,25 @@ def expected_count(recipe: Recipe, train: Located, test: Located | None) -> int:
         DataError: a file's row can't be used, or no example is left, as the stage itself would say.
     """
     data = recipe.data
-    tested = None if test is None else _read(test, data)
-    read = _read(train, data)
-    if read:
-        return len(choose(read, tested, data=data).train)
+    read = _chosen(data, train, test)
     typical = DEFAULT_COUNT["train"] if train.source.kind == "arithmetic" else TYPICAL_COUNT
-    return data.examples or typical
+    return len(read) or data.examples or typical
+
+
+def expected_entries(recipe: Recipe, runner: Runner) -> list[Entry]:
+    """Training examples of a file, before anybody has prepared them; none of what is no file.
+
+    Raises:
+        DataError: a file's row can't be used.
+    """
+    return _chosen(recipe.data, *_located(recipe, runner))
+
+
+def _chosen(data: DataConfig, train: Located, test: Located | None) -> list[Entry]:
+    read = _read(train, data)
+    if not read:
+        return []
+    return choose(read, None if test is None else _read(test, data), data=data).train
 
 
 def is_counted(recipe: Recipe, train: Located) -> bool:

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from artifacts import Ref, Store
-from flows import needs
-from flows.pipeline import missing_keys, missing_packages, models, pipeline
+from flows import needs, purchases
+from flows.pipeline import expected_entries, missing_keys, missing_packages, models, pipeline
 from lorapar_core.base import locate
 from lorapar_core.config import Recipe
+from lorapar_core.parquet import read_table
+from lorapar_core.teachers.ballot import Question
 from tasks.action import Action, Outcome
 from tasks.stage import look_up
 
@@ -49,8 +51,14 @@ def plan(recipe: Recipe, *, store: Store) -> dict[str, Any]:
     runner = PlanRunner(store)
     pipeline(recipe, runner)
     missing = [action for action, outcome in runner.actions if outcome.action == "missing"]
-    asked = sum(action.units for action in missing if action.place == "network")
-    local = sum(action.units for action in missing if action.stage == "vote") - asked
+    examples = _examples(recipe, runner)
+    bought = purchases.purchases(
+        recipe,
+        runner.actions,
+        store=store,
+        ids=list(examples) if examples else None,
+        question=examples.__getitem__,
+    )
     return {
         "stages": [
             {
@@ -60,12 +68,9 @@ def plan(recipe: Recipe, *, store: Store) -> dict[str, Any]:
             }
             for action, outcome in runner.actions
         ],
-        "votes": asked,
-        "votes_exact": any(
-            a.stage == "prepare" and o.action == "cached" for a, o in runner.actions
-        ),
-        "local_votes": local,
-        "cost_usd": None if asked else 0.0,
+        "votes_exact": bool(examples) and _prepared(runner).action == "cached",
+        **purchases.told(bought),
+        "local_votes": sum(a.units for a in missing if a.stage == "vote" and a.place == "device"),
         "absent": [name for name, revision in models(recipe) if not locate(name, revision).path],
         "missing_packages": missing_packages(recipe),
         "missing_keys": sorted(missing_keys(recipe, environment=os.environ).values()),
@@ -73,8 +78,23 @@ def plan(recipe: Recipe, *, store: Store) -> dict[str, Any]:
     }
 
 
+def _prepared(runner: PlanRunner) -> Outcome:
+    return next(outcome for _, outcome in runner.actions if outcome.stage == "prepare")
+
+
 def _tokens(runner: PlanRunner) -> Path | None:
     """The table of tokens, where `prepare` is cached."""
-    prepared = next(outcome for _, outcome in runner.actions if outcome.stage == "prepare")
-    table = prepared["tokens.parquet"]
+    table = _prepared(runner)["tokens.parquet"]
     return runner.store.path(table) if isinstance(table, Ref) else None
+
+
+def _examples(recipe: Recipe, runner: PlanRunner) -> dict[str, Question]:
+    """The training examples, those of a file also before `prepare`; none while nobody has them."""
+    table = _prepared(runner)["examples.parquet"]
+    if isinstance(table, Ref):
+        columns = read_table(runner.store.path(table), ["id", "prompt", "answer"])
+        return {row[0]: Question(*row) for row in zip(*columns.values(), strict=True)}
+    return {
+        entry.id: Question(entry.id, entry.example.prompt, entry.example.answer)
+        for entry in expected_entries(recipe, runner)
+    }

@@ -19,8 +19,9 @@ from lorapar_core.config import TeacherConfig
 
 MILLION = 1_000_000
 TABLE = "model_prices_and_context_window_backup.json"
-FRAME_TOKENS = 64
-"""What a provider puts around a message at most, our guess: roles, marks, a schema's own prompt."""
+FRAME_TOKENS = 512
+"""What a provider puts around a message at most: a schema's own prompt, roles, marks."""
+LIKELY_FRAME_TOKENS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,4 +74,4 @@ def most_tokens(message: str) -> int:
 
 def likely_tokens(message: str) -> float:
     """What a message comes to in English: about four bytes a token."""
-    return len(message.encode("utf-8", "replace")) / 4 + FRAME_TOKENS / 8
+    return len(message.encode("utf-8", "replace")) / 4 + LIKELY_FRAME_TOKENS
