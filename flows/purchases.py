@@ -1,0 +1,280 @@
+"""What a recipe's votes would cost: how many are still to be bought, of how many tokens, for what.
+
+Votes that a ledger holds are free, whichever run paid for them. Of curtailed voting the first votes
+on each example are known and the rest depends on them, so there is a least and a most. Tokens are
+estimated from the messages' lengths, completions from what the teacher has used so far. Requests
+that fail and are made again are not in it: `runtime.budget_usd` is the bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from artifacts import Store
+from flows.summary import table
+from flows.voting import rule_of
+from lorapar_core.config import Recipe, TeacherConfig
+from lorapar_core.rounds import Votes, is_audited, order
+from lorapar_core.rule import needed
+from lorapar_core.teachers.ballot import Ballot, Question
+from lorapar_core.teachers.calibration import labels_of
+from lorapar_core.teachers.ledger import Entries, read_entries
+from lorapar_core.teachers.prices import Price, likely_tokens, price_of
+from lorapar_core.teachers.replies import LIKELY_TOKENS
+from lorapar_core.vote import rendering
+from tasks.action import Action, Outcome
+
+TYPICAL = Question("", "x" * 235, "x" * 288)
+"""Of GSM8K's length (means of its training set); for examples that nobody has read yet."""
+SHORT_REPLY = 256
+REASONING_SHARE = 4
+"""A teacher that may say more than `SHORT_REPLY` tokens is taken to say a quarter of what it may:
+our guess, until the ledger knows better."""
+ENOUGH = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Purchase:
+    """One teacher's votes that are still to be bought. Dollars are None where no price is known."""
+
+    teacher: str
+    least: int
+    most: int
+    prompt_tokens: float
+    """Of `most` votes, as completion tokens and dollars are."""
+    completion_tokens: float
+    price: Price | None
+    begun: int
+    """Examples among them that other teachers, or it, were asked about before: with a larger panel
+    a label that was certain may be open again."""
+    usd: float | None
+    longest_usd: float | None
+    """If every reply is as long as it may be."""
+
+
+def purchases(
+    recipe: Recipe,
+    actions: Sequence[tuple[Action, Outcome]],
+    *,
+    store: Store,
+    ids: Sequence[str] | None,
+    question: Callable[[str], Question],
+) -> list[Purchase]:
+    """What the planned `actions` would buy. `ids`: the examples; None while they aren't known."""
+    votes = [(a, o) for a, o in actions if a.stage == "vote"]
+    entries = {name: read_entries(store.ledger(a.ledger)) for name, a in _asked(votes).items()}
+    needs = _needs(recipe, votes, entries, ids)
+    return [
+        _priced(teacher, needs[teacher.name], _asked(votes)[teacher.name], entries, question)
+        for teacher in recipe.asked
+        if teacher.provider == "litellm" and teacher.name in needs
+    ]
+
+
+@dataclass(slots=True)
+class _Need:
+    """Votes of one teacher that are not held."""
+
+    least: int
+    most: list[str] | int
+    """The examples, or how many there are while they aren't known."""
+
+
+def _asked(votes: Sequence[tuple[Action, Outcome]]) -> dict[str, Action]:
+    """Teacher -> one of its actions: all ask alike."""
+    return {action.config["teacher"]["name"]: action for action, _ in votes if action.ledger}
+
+
+def _needs(
+    recipe: Recipe,
+    votes: Sequence[tuple[Action, Outcome]],
+    entries: Mapping[str, Entries],
+    ids: Sequence[str] | None,
+) -> dict[str, _Need]:
+    needs: dict[str, _Need] = {}
+    open_rounds = any(outcome.action == "missing" for _, outcome in votes)
+    if recipe.voting.curtailed and ids is not None and open_rounds:
+        return _curtailed(recipe, entries, ids)
+    for action, outcome in votes:
+        name = action.config["teacher"]["name"]
+        if outcome.action != "missing" or name not in entries:
+            continue
+        if ids is None:
+            needs[name] = _Need(action.units, action.units)
+            continue
+        about = action.site["ids"] or ids
+        missing = [i for i in about if i not in entries[name].votes]
+        needs[name] = _Need(len(missing), missing)
+    return needs
+
+
+def _curtailed(
+    recipe: Recipe, entries: Mapping[str, Entries], ids: Sequence[str]
+) -> dict[str, _Need]:
+    """Follow each example's order as far as votes are held."""
+    panel = {teacher.name: teacher for teacher in recipe.panel}
+    held = {
+        name: _labels(entries[name], teacher) if name in entries else {}
+        for name, teacher in panel.items()
+    }
+    most: dict[str, list[str]] = {name: [] for name in panel}
+    least = dict.fromkeys(panel, 0)
+    for example_id in ids:
+        surely, perhaps = _open_votes(recipe, example_id, held)
+        for name in surely:
+            least[name] += 1
+        for name in (*surely, *perhaps):
+            most[name].append(example_id)
+    return {name: _Need(least[name], most[name]) for name in panel if most[name]}
+
+
+def _open_votes(
+    recipe: Recipe, example_id: str, held: Mapping[str, Votes]
+) -> tuple[list[str], list[str]]:
+    """Teachers who will surely be asked about an example, and who perhaps."""
+    turns = order(example_id, held)
+    rule = rule_of(recipe)
+    if is_audited(example_id):
+        return [name for name in turns if example_id not in held[name]], []
+    known: list[int | None] = []
+    while turns:
+        more = needed(known, len(turns), rule)
+        now, later = turns[:more], turns[more:]
+        surely = [name for name in now if example_id not in held[name]]
+        if surely or not now:
+            perhaps = [name for name in later if now and example_id not in held[name]]
+            return surely, perhaps
+        known += [held[name][example_id] for name in now]
+        turns = later
+    return [], []
+
+
+def _labels(entries: Entries, teacher: TeacherConfig) -> Votes:
+    ballots: list[Ballot] = list(entries.votes.values())
+    columns = ("example_id", "label", "logprob_1", "logprob_2")
+    rows = {name: [getattr(ballot, name) for ballot in ballots] for name in columns}
+    return labels_of([rows], teacher.calibration)[0]
+
+
+def _priced(
+    teacher: TeacherConfig,
+    need: _Need,
+    action: Action,
+    entries: Mapping[str, Entries],
+    question: Callable[[str], Question],
+) -> Purchase:
+    render = rendering(
+        teacher, target=action.config["target"], role_play=action.config["role_play"]
+    )
+    if isinstance(need.most, int):
+        messages = [render(TYPICAL, "text")]
+        times = need.most
+    else:
+        messages = [render(question(example_id), "text") for example_id in need.most]
+        times = 1
+    count = times * len(messages)
+    prompt = times * sum(map(likely_tokens, messages))
+    completion = count * _likely_completion(teacher, entries[teacher.name])
+    price = price_of(teacher)
+    bought = [] if isinstance(need.most, int) else need.most
+    return Purchase(
+        teacher=teacher.name,
+        begun=sum(any(i in one.votes for one in entries.values()) for i in bought),
+        least=need.least,
+        most=count,
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        price=price,
+        usd=price.of(prompt, completion) if price else None,
+        longest_usd=price.of(prompt, count * teacher.max_tokens) if price else None,
+    )
+
+
+def _likely_completion(teacher: TeacherConfig, entries: Entries) -> float:
+    """Tokens of a reply: as many as this teacher's have had so far."""
+    seen = [a.completion_tokens for a in entries.attempts if a.outcome == "vote"]
+    if len(seen) >= ENOUGH:
+        return fmean(seen)
+    if teacher.max_tokens <= SHORT_REPLY:
+        return min(LIKELY_TOKENS, teacher.max_tokens)
+    return teacher.max_tokens / REASONING_SHARE
+
+
+def told(found: Sequence[Purchase]) -> dict[str, Any]:
+    """As a plan's fields. `cost_usd` is null where a price is unknown."""
+    usd = [purchase.usd for purchase in found]
+    longest = [purchase.longest_usd for purchase in found]
+    return {
+        "votes": sum(purchase.most for purchase in found),
+        "votes_least": sum(purchase.least for purchase in found),
+        "cost_usd": None if None in usd else round(sum(filter(None, usd)), 6),
+        "cost_usd_longest": None if None in longest else round(sum(filter(None, longest)), 6),
+        "purchases": [
+            {
+                "teacher": p.teacher,
+                "votes": p.most,
+                "votes_least": p.least,
+                "begun": p.begun,
+                "prompt_tokens": round(p.prompt_tokens),
+                "completion_tokens": round(p.completion_tokens),
+                "cost_usd": None if p.usd is None else round(p.usd, 6),
+                "cost_usd_longest": None if p.longest_usd is None else round(p.longest_usd, 6),
+                "usd_per_million": None
+                if p.price is None
+                else [round(1e6 * p.price.prompt, 6), round(1e6 * p.price.completion, 6)],
+            }
+            for p in found
+        ],
+    }
+
+
+def purchase_table(planned: Mapping[str, Any]) -> str:
+    """For people: what each teacher would cost."""
+    rows = [
+        [
+            p["teacher"],
+            _between(p["votes_least"], p["votes"]),
+            str(p["begun"]),
+            str(p["begun"]),
+            _count(p["prompt_tokens"]),
+            _count(p["completion_tokens"]),
+            "unknown"
+            if p["usd_per_million"] is None
+            else "{:g} / {:g}".format(*p["usd_per_million"]),
+            _dollars(p["cost_usd"]),
+            _dollars(p["cost_usd_longest"]),
+        ]
+        for p in planned["purchases"]
+    ]
+    header = [
+        "teacher",
+        "votes",
+        "tokens in",
+        "out",
+        "$ a million",
+        "cost about",
+        "longest replies",
+    ]
+    return table(header, rows)
+
+
+def _prices(usd: Sequence[float] | None) -> str:
+    return "unknown" if usd is None else f"{usd[0]:g} / {usd[1]:g}"
+
+
+def _between(least: int, most: int) -> str:
+    return str(most) if least == most else f"{least} to {most}"
+
+
+def _count(tokens: float) -> str:
+    for unit, size in (("M", 1e6), ("k", 1e3)):
+        if tokens >= size:
+            return f"{tokens / size:.1f} {unit}"
+    return f"{tokens:.0f}"
+
+
+def _dollars(usd: float | None) -> str:
+    return "unknown" if usd is None else f"${usd:.2f}"
