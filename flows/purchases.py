@@ -238,26 +238,24 @@ def purchase_table(planned: Mapping[str, Any]) -> str:
             p["teacher"],
             _between(p["votes_least"], p["votes"]),
             str(p["begun"]),
-            str(p["begun"]),
             _count(p["prompt_tokens"]),
             _count(p["completion_tokens"]),
-            "unknown"
-            if p["usd_per_million"] is None
-            else "{:g} / {:g}".format(*p["usd_per_million"]),
+            _prices(p["usd_per_million"]),
             _dollars(p["cost_usd"]),
             _dollars(p["cost_usd_longest"]),
         ]
         for p in planned["purchases"]
     ]
-    header = [
+    header = (
         "teacher",
         "votes",
+        "on begun examples",
         "tokens in",
         "out",
         "$ a million",
         "cost about",
         "longest replies",
-    ]
+    )
     return table(header, rows)
 
 
