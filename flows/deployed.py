@@ -264,7 +264,7 @@ def lorapar(
     check(merged)
     store = Store.open()
     started = time.monotonic()
-    with Children(merged.runtime) as children:
+    with Children(merged.runtime, merged.teachers) as children:
         runner = PrefectRunner(merged, store=store, children=children)
         summary = healing(lambda: summarize(pipeline(merged, runner), recipe=merged, store=store))
     summary["seconds"] = round(time.monotonic() - started, 1)

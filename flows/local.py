@@ -29,7 +29,7 @@ class LocalRunner:
         self.store = store
         self._runtime = recipe.runtime
         self._say = say
-        self._children = Children(recipe.runtime)
+        self._children = Children(recipe.runtime, recipe.teachers)
         self._threads = ThreadPoolExecutor(32, thread_name_prefix="lorapar-stage")
 
     def __enter__(self) -> LocalRunner:

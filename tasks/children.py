@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -21,24 +21,38 @@ from types import TracebackType
 from typing import IO, Any, Literal
 
 from lorapar_core import ranks
-from lorapar_core.config import RuntimeConfig
+from lorapar_core.config import RuntimeConfig, TeacherConfig
 from lorapar_core.errors import LoraparError, StageFailed, Stopped, error_named
 from lorapar_core.process import environment
+from lorapar_core.secrets import crossing_out, secrets_of
 from lorapar_core.spec import Spec
 
 _LOGGER = logging.getLogger("lorapar.children")
 Listener = Callable[[Mapping[str, Any]], None]
 _GRACE_S = 5.0
 _SHORT_S = 0.5
-_VOTE_PROCESSES = 4
+_VOTE_PROCESSES = 8
+_OTHERS_KEYS = {
+    "HF_TOKEN",
+    "HUGGING_FACE_HUB_TOKEN",
+    "WANDB_API_KEY",
+    "MLFLOW_TRACKING_TOKEN",
+    "MLFLOW_TRACKING_PASSWORD",
+    "PREFECT_API_KEY",
+    "PREFECT_API_AUTH_STRING",
+    "PREFECT_API_DATABASE_CONNECTION_URL",
+}
+"""Not for a process that talks to providers, unless a teacher names one."""
 _OVER = "not started: the run has ended"
 
 
 class Children:
     """The child processes of one run; close it to end them."""
 
-    def __init__(self, runtime: RuntimeConfig) -> None:
+    def __init__(self, runtime: RuntimeConfig, teachers: Sequence[TeacherConfig] = ()) -> None:
+        """`teachers` are those of the recipe: what children say is told without their keys."""
         self._runtime = runtime
+        self._teachers = teachers
         self._places = {
             "device": threading.BoundedSemaphore(runtime.children),
             "network": threading.BoundedSemaphore(_VOTE_PROCESSES),
@@ -87,7 +101,7 @@ class Children:
         """
         stays = self._runtime.child == "resident" and place == "device"
         with self._places[place]:
-            child = self._take() if stays else self._start()
+            child = self._take() if stays else self._start(place)
             started = time.monotonic()
             try:
                 child.run(spec, out, listen)
@@ -112,12 +126,17 @@ class Children:
         with self._guard:
             if self._idle:
                 return self._idle.pop()
-        return self._start()
+        return self._start("device")
 
-    def _start(self) -> _Child:
+    def _start(self, place: Literal["device", "network"]) -> _Child:
         self._require_open()
+        named = {variable for teacher in self._teachers for variable in teacher.variables}
+        # What would make it one of several that train together: a pod that torch's operator has
+        # started carries it.
+        hidden = ranks.VARIABLES if place == "device" else {*ranks.VARIABLES, *_OTHERS_KEYS - named}
+        cross_out = crossing_out(secrets_of(self._teachers, os.environ))
         try:
-            child = self._starter.submit(_Child, self._runtime).result()
+            child = self._starter.submit(_Child, self._runtime, hidden, cross_out).result()
         except RuntimeError:  # its executor was shut down since
             self._require_open()
             raise
@@ -148,7 +167,11 @@ class Children:
 class _Child:
     """One process that serves stages (`lorapar_core.child`)."""
 
-    def __init__(self, runtime: RuntimeConfig) -> None:
+    def __init__(
+        self, runtime: RuntimeConfig, hidden: Collection[str], cross_out: Callable[[str], str]
+    ) -> None:
+        """`hidden` variables are not passed on; `cross_out` takes secrets out of what it says."""
+        self._cross_out = cross_out
         self._process = subprocess.Popen(
             [sys.executable, "-m", "lorapar_core", "--serve", str(os.getpid())],
             stdin=subprocess.PIPE,
@@ -156,7 +179,7 @@ class _Child:
             stderr=subprocess.PIPE,
             encoding="utf-8",
             errors="replace",  # what a library writes to stderr may be anything
-            env={**_own_environment(), **environment(runtime)},
+            env={**_without(hidden), **environment(runtime)},
         )
         self.answered = True
         """Whether the last request was answered, so that it can take another."""
@@ -192,7 +215,7 @@ class _Child:
         for line in _open(self._process.stdout):
             if not line.endswith("\n"):  # it died in the middle of a line
                 break
-            event = json.loads(line)
+            event = json.loads(self._cross_out(line))
             self.answered = event["event"] in ("done", "error")
             if event["event"] == "done":
                 return
@@ -215,7 +238,7 @@ class _Child:
 
     def _read_stderr(self) -> None:
         for line in _open(self._process.stderr):
-            text = line.strip()
+            text = self._cross_out(line.strip())
             if text:
                 self._last_words = [*self._last_words[-9:], text]
                 self._tell(_log("lorapar.child.stderr", logging.INFO, text))
@@ -255,10 +278,9 @@ class _Child:
             self._busy.release()
 
 
-def _own_environment() -> dict[str, str]:
-    """Ours, without what would make the process one of several that train together: a pod that
-    torch's operator has started carries it."""
-    return {name: value for name, value in os.environ.items() if name not in ranks.VARIABLES}
+def _without(hidden: Collection[str]) -> dict[str, str]:
+    """Our environment, without some variables."""
+    return {name: value for name, value in os.environ.items() if name not in hidden}
 
 
 def _open(stream: IO[str] | None) -> IO[str]:

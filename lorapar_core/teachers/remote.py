@@ -14,10 +14,10 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from lorapar_core.config import RuntimeConfig, TeacherConfig
 from lorapar_core.errors import VoteError
+from lorapar_core.secrets import crossing_out, secrets_of
 from lorapar_core.teachers.asking import Asking, Failed, Limits, Reply
 from lorapar_core.teachers.ballot import Ballot, Question
 from lorapar_core.teachers.ledger import Ledger
@@ -48,7 +48,8 @@ class RemoteTeacher:
         self._runtime = runtime
         self._render = render
         self._purse = purse
-        self._secrets = _secrets(teacher)
+        _require_keys(teacher)
+        self._cross_out = crossing_out(secrets_of([teacher], os.environ))
         self._form: Form = "text"
         self._answered = False
 
@@ -217,9 +218,7 @@ class RemoteTeacher:
     def _storable(self, text: str) -> str:
         """`text` without secrets, and without half characters, which JSON can carry (a reply cut
         inside an emoji) and Parquet can't."""
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        return text.encode("utf-8", "replace").decode()
+        return self._cross_out(text).encode("utf-8", "replace").decode()
 
 
 def limits(teacher: TeacherConfig, runtime: RuntimeConfig) -> Limits:
@@ -234,23 +233,18 @@ def limits(teacher: TeacherConfig, runtime: RuntimeConfig) -> Limits:
     )
 
 
-def _secrets(teacher: TeacherConfig) -> list[str]:
-    """The teacher's key, the values of its headers, and the password in its URL, if it has them.
+def _require_keys(teacher: TeacherConfig) -> None:
+    """Refuse to ask without the teacher's key and headers.
 
     Raises:
-        VoteError: one is not set.
+        VoteError: a variable is not set.
     """
-    password = urlsplit(teacher.api_base).password
-    values = [password] if password else []
     for variable in teacher.variables:
-        value = os.environ.get(variable)
-        if not value:
+        if not os.environ.get(variable):
             raise VoteError(
                 f"teacher {teacher.name!r} takes a key from the environment variable {variable}, "
                 "which is not set; export it"
             )
-        values.append(value)
-    return sorted(values, key=len, reverse=True)
 
 
 def quiet_litellm() -> Any:

@@ -1,0 +1,36 @@
+"""Keys stay out of everything that is written: what a teacher's server echoes, and what a library
+says or raises, is told with its secrets crossed out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from urllib.parse import unquote, urlsplit
+
+from lorapar_core.config import TeacherConfig
+
+CROSSED_OUT = "***"
+SHORTEST = 6
+"""Characters of a secret: a shorter one would cross out ordinary words."""
+
+
+def secrets_of(teachers: Iterable[TeacherConfig], environment: Mapping[str, str]) -> list[str]:
+    """The keys, header values and URL passwords of teachers that are set, the longest first."""
+    found: set[str] = set()
+    for teacher in teachers:
+        found.update(environment.get(variable, "") for variable in teacher.variables)
+        password = urlsplit(teacher.api_base).password or ""
+        found.update((password, unquote(password)))
+    return sorted((s for s in found if len(s) >= SHORTEST), key=lambda s: (-len(s), s))
+
+
+def crossing_out(secrets: Iterable[str]) -> Callable[[str], str]:
+    """Text -> the same without these secrets, as they are and as JSON writes them."""
+    forms = [form for secret in secrets for form in (secret, json.dumps(secret)[1:-1])]
+
+    def cross_out(text: str) -> str:
+        for form in forms:
+            text = text.replace(form, CROSSED_OUT)
+        return text
+
+    return cross_out
