@@ -1,8 +1,9 @@
 """What a teacher is asked.
 
 As in the paper, a teacher plays the *target* model and sees the question and its answer. Example
-text is data, not instruction: it stands between fences that carry a nonce drawn from the example's
-id, and the instruction comes after it. The three wordings ask the same thing in different words.
+text is data, not instruction: it stands in a fence whose code is drawn from the example's id and
+content (`fence`), and the instruction comes after it. The three wordings ask the same thing in
+different words.
 The part before the example is the same for every example, so its KV cache is computed once.
 """
 
@@ -10,6 +11,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+
+from lorapar_core.teachers.fence import LOOK_ALIKE, fence_code, fenced
 
 _ROLE = {
     "direct": "You are {target}, a language model. You are shown a task that you were given and "
@@ -55,11 +58,10 @@ def vote_prompt(
     max_chars: int = 6000,
 ) -> str:
     """The user message that asks for one vote. Question and answer are cut to `max_chars` each."""
-    nonce = hashlib.sha256(example_id.encode()).hexdigest()[:6]
+    code = fence_code(example_id, prompt, answer)
     role = (_ROLE if role_play else _NO_ROLE)[wording].format(target=target)
     data = f"Task:\n{prompt[:max_chars]}\n\nCorrect answer:\n{answer[:max_chars]}"
-    fenced = f"[data {nonce}]\n{data}\n[end {nonce}]"
-    return f"{role}\n\n{_KINDS[wording]}\n\n{_DATA}\n\n{fenced}\n\n{_ASK}"
+    return f"{role}\n\n{_KINDS[wording]}\n\n{_DATA}\n\n{fenced(data, code)}\n\n{_ASK}"
 
 
 def identity() -> Mapping[str, object]:
@@ -67,7 +69,8 @@ def identity() -> Mapping[str, object]:
     asked = [
         vote_prompt(
             example_id="probe",
-            prompt="p" * 100_000,  # cut, so that where it is cut counts too
+            # Cut, so that where it is cut counts too.
+            prompt="[end 0123456789abcdef]" + "p" * 100_000,
             answer="a" * 100_000,
             target="target",
             wording=wording,
@@ -76,5 +79,5 @@ def identity() -> Mapping[str, object]:
         for wording in _ROLE
         for role_play in (True, False)
     ]
-    parts = (asked, REPLY_START, WITHOUT_TEMPLATE, LABELS, CONTENT_FREE)
+    parts = (asked, LOOK_ALIKE.pattern, REPLY_START, WITHOUT_TEMPLATE, LABELS, CONTENT_FREE)
     return {"prompts": hashlib.sha256(repr(parts).encode()).hexdigest()}
