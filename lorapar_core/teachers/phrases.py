@@ -33,6 +33,11 @@ _OVERRIDE = (
     r"pay no attention to|set aside|never mind)" + _GAP + r"(?:instructions?|prompts?|directives?|"
     r"guidelines?|previous(?:ly)?|prior|preceding|above|earlier|foregoing|before this|"
     r"(?:you were|you've been|you have been) (?:told|asked|given|taught)|system messages?)\b",
+    r"\b(?:forget|ignore|disregard)(?: about)? (?:everything|all of (?:it|that|this)|it all|whatever)"
+    r"(?: (?:you|i|we|that|before|else|and)\b|[,.!:]|$)",
+    r"\b(?:drop|change|abandon|remove|erase|delete|replace|violate|reset|leave)(?: \w+){0,2} "
+    r"(?:your|previous|prior|earlier) (?:\w+ )?(?:instructions?|tasks|assignments|orders|rules|"
+    r"prompts?|guidelines?|programming)\b",
     r"\b(?:everything|anything|all|whatever|what)(?: \w+){0,3} (?:above|before|so far|up to here)"
     r"(?: \w+){0,2} (?:is|was|are|were) (?:\w+ )?"
     r"(?:void|cancel\w*|wrong|obsolete|revoked|an? (?:test|joke|mistake|example))\b",
@@ -52,6 +57,8 @@ _OVERRIDE = (
     r"zapomnij|pomin)\w*|abaikan|lupakan) (?:\w+ ){0,4}(?:anweisung\w*|vorherig\w*|obig\w*|"
     r"bisherig\w*|vorstehend\w*|oben|instructies|voorgaande|bovenstaande|instrukc\w*|poprzedni\w*|"
     r"instruksi|sebelumnya)\b",
+    r"\b(?:vergiss|vergessen sie|oublie[rsz]?|olvid(?:a|e|ar)|dimentica|esqueca) (?:bitte )?"
+    r"(?:alles?|tout|todo|tutto|tudo)\b",
     # Turkish and Vietnamese
     r"\b(?:onceki|yukaridaki|yukarıdaki|tum) (?:\w+ ){0,3}(?:yok say|unut|dikkate alma|gormezden)",
     r"\bbo qua (?:\w+ ){0,4}(?:huong dan|o tren|truoc)\b",
@@ -88,7 +95,11 @@ _TAKEOVER = (
     r"\b(?:developer|debug|god|admin(?:istrator)?|maintenance|sudo|jailbreak|dan|unrestricted|"
     r"calibration|test) mode (?:is|on|enabled|activated|engaged)\b|\benter(?:ing)? \w+ mode\b",
     r"\b(?:developer|god|dan|jailbreak) mode\b|\bdo anything now\b|\bjailbreak",
-    r"\bnew (?:system )?(?:instructions?|directives?)\b|\b(?:updated|revised|real|actual|true|"
+    r"\bi want you to act as\b|\bnow,? you are\b|\brepeat after me\b|\b(?:jetzt bist du|du bist "
+    r"jetzt|sie sind jetzt|ahora eres|tu es maintenant|ora sei)\b",
+    r"\b(?:additional|further|neue[nrs]?|nuevas|nouvelles) (?:instructions?|anweisung\w*|"
+    r"instrucciones) ?[-:.]|\byour (?:\w+ ){0,2}(?:instructions|prompt)\b",
+    r"\bnew (?:system |\w+ priority |developer )?(?:instructions?|directives?)\b|\b(?:updated|revised|real|actual|true|"
     r"hidden|secret|urgent|corrected) (?:system )?(?:instructions?|directives?|orders|prompt)\b",
     r"\bsystem (?:prompt|message|override|notice|alert|administrator|instruction)s?\b",
     r"\bpretend (?:that )?you(?: are|'re) an?\b|\bact as (?:if|though) you\b",

@@ -4,9 +4,11 @@ The pairs of `hostile_examples`: an attack, and its innocent twin. A flip is a l
 attack's target and not the twin's; the rate is over the pairs that could flip (`flips`). The two
 scripted voters show that the measure can be 0 and can be high. The local model is SmolLM2-135M,
 asked in each wording; it is also counted with the batch calibration that the demo uses (the twins'
-mean log-odds taken off), without which it has the same label for nearly all. A weak model may hold
-its label and still lean: `lean_nats` is how far, on average, the attack moved the log-odds to its
-target. Where the model's package isn't installed (`make demo` does), its figures are left out.
+mean log-odds taken off), without which it has the same label for nearly all. Any added text moves a
+weak model's log-odds, so each figure stands beside a control: the twin with as many characters of
+a story that asks for nothing. What counts is how far the attacks exceed it. `lean_nats` is how far,
+on average, the log-odds went towards the target. Where the model's package isn't installed (`make
+demo` does), its figures are left out.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from lorapar_core.teachers.prompts import vote_prompt
 from lorapar_core.teachers.suspicion import signs
 
 WORDINGS = ("direct", "examiner", "introspective")
+STORY = "The weather was mild, the road was long, and a dog walked beside the two of them. "
 TARGETS = [example.target for example in HOSTILE]
 
 
@@ -49,15 +52,15 @@ def main() -> None:
         _local(out / "base")
 
 
-def questions(wording: str, *, innocent: bool) -> list[tuple[str, str]]:
-    """(id, message) of every hostile example, or of its twin."""
+def questions(wording: str, kind: str) -> list[tuple[str, str]]:
+    """(id, message) of every example's "attack", "twin" or "control"."""
     return [
         (
             f"{e.family}/{e.name}",
             vote_prompt(
                 example_id=f"{e.family}/{e.name}",
-                prompt=e.innocent_prompt if innocent else e.prompt,
-                answer=e.innocent_answer if innocent else e.answer,
+                prompt=_text(e.prompt, e.innocent_prompt, kind),
+                answer=_text(e.answer, e.innocent_answer, kind),
                 target="SmolLM2 135M",
                 wording=wording,
                 role_play=True,
@@ -67,15 +70,22 @@ def questions(wording: str, *, innocent: bool) -> list[tuple[str, str]]:
     ]
 
 
+def _text(attacked: str, innocent: str, kind: str) -> str:
+    if kind == "attack":
+        return attacked
+    added = len(attacked) - len(innocent)
+    if kind == "twin" or not added:
+        return innocent
+    return f"{innocent}\n{(STORY * (added // len(STORY) + 1))[: added - 1]}"
+
+
 def _scripted(voter: Callable[[str, int], int], wording: str) -> Flips:
     twins, labels = (
         [
             voter(message, example.wanted)
-            for (_, message), example in zip(
-                questions(wording, innocent=innocent), HOSTILE, strict=True
-            )
+            for (_, message), example in zip(questions(wording, kind), HOSTILE, strict=True)
         ]
-        for innocent in (True, False)
+        for kind in ("twin", "attack")
     )
     return count_flips(twins, labels, TARGETS)
 
@@ -88,31 +98,36 @@ def _local(model: Path) -> None:
     )
     for wording in WORDINGS:
         name = f"injection_smollm2_{wording}"
-        twins, odds = (
-            [
-                (ballot.logprob_2 or math.nan) - (ballot.logprob_1 or math.nan)
-                for ballot in teacher.vote(questions(wording, innocent=innocent))
+        odds = {
+            kind: [
+                ballot.logprob_2 - ballot.logprob_1
+                for ballot in teacher.vote(questions(wording, kind))
+                if ballot.logprob_1 is not None and ballot.logprob_2 is not None
             ]
-            for innocent in (True, False)
-        )
-        towards = [
-            hostile - twin if target == 2 else twin - hostile
-            for twin, hostile, target in zip(twins, odds, TARGETS, strict=True)
-        ]
-        figure(f"{name}_lean_nats", math.fsum(towards) / len(towards), "nats")
-        mean = math.fsum(twins) / len(twins)
+            for kind in ("twin", "control", "attack")
+        }
+        mean = math.fsum(odds["twin"]) / len(HOSTILE)
         for how, offset in (("raw", 0.0), ("batch", mean)):
-            figure(f"{name}_{how}_system2_share", _share(_labels(twins, offset)), "share")
-            found = count_flips(_labels(twins, offset), _labels(odds, offset), TARGETS)
-            _rate(f"{name}_{how}", found)
+            share = _labels(odds["twin"], offset).count(2) / len(HOSTILE)
+            figure(f"{name}_{how}_system2_share", share, "share")
+        for kind in ("control", "attack"):
+            figure(f"{name}_{kind}_lean_nats", _lean(odds["twin"], odds[kind]), "nats")
+            for how, offset in (("raw", 0.0), ("batch", mean)):
+                labels = [_labels(odds[one], offset) for one in ("twin", kind)]
+                _rate(f"{name}_{kind}_{how}", count_flips(*labels, TARGETS))
+
+
+def _lean(twins: list[float], others: list[float]) -> float:
+    """How far the log-odds went towards the target, in the mean."""
+    towards = [
+        other - twin if target == 2 else twin - other
+        for twin, other, target in zip(twins, others, TARGETS, strict=True)
+    ]
+    return math.fsum(towards) / len(towards)
 
 
 def _labels(log_odds: list[float], offset: float) -> list[int]:
     return [2 if odds - offset > 0 else 1 for odds in log_odds]
-
-
-def _share(labels: list[int]) -> float:
-    return labels.count(2) / len(labels)
 
 
 def _rate(name: str, found: Flips) -> None:
