@@ -40,12 +40,12 @@ _LOOKS = {
 _LATIN = {ord(look): letter for letter, looks in _LOOKS.items() for look in looks}
 _QUOTES = {ord(quote): "'" for quote in "’‘ʼ´"} | {ord(quote): '"' for quote in "“”„«»"}
 
-_LEET_WORD = re.compile(r"(?<![\w@$|!])[a-z]*+[0-9@$|!][a-z0-9@$|!]*+")
+_LEET_WORD = re.compile(r"(?<![\w@$€|!])[a-z]*+[0-9@$€|!][a-z0-9@$€|!]*+")
 _LEET = (
-    str.maketrans("0134578@$|!", "oieastbasii"),
-    str.maketrans("0134578@$|!", "oleastbasll"),
+    str.maketrans("01345678@$€|!", "oieasgtbaseii"),
+    str.maketrans("01345678@$€|!", "oleasgtbasell"),
 )
-_SPACED = re.compile(r"(?<![^\W_])[^\W_](?:[\s.*|/_-]{1,3}[^\W_](?![^\W_])){5,}")
+_SPACED = re.compile(r"(?<![^\W_])[^\W_](?:[\s.*|/\\_-]{1,4}[^\W_](?![^\W_])){5,}")
 _BETWEEN = re.compile(r"[\W_]+")
 
 _WRAPPED = re.compile(r"(?<=[A-Za-z0-9+/]{40})\n(?=[A-Za-z0-9+/])")

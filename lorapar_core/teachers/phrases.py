@@ -3,6 +3,7 @@ r"""The phrases that `suspicion` searches for, by sign.
 They are matched in case-folded text, the Latin ones without accents. Each was tried on published
 training sets (`test_suspicion`), and what ordinary text says too was narrowed or left out:
 "answer with" and "return only" are how exercises speak, "system. One" is the end of a sentence.
+What sets of others' attacks say that asks for no label ("write that Andy is the best") is not here.
 `_GAP` is a few words; it is bounded in words and in characters, so that matching stays linear.
 """
 
@@ -33,8 +34,8 @@ _OVERRIDE = (
     r"pay no attention to|set aside|never mind)" + _GAP + r"(?:instructions?|prompts?|directives?|"
     r"guidelines?|previous(?:ly)?|prior|preceding|above|earlier|foregoing|before this|"
     r"(?:you were|you've been|you have been) (?:told|asked|given|taught)|system messages?)\b",
-    r"\b(?:forget|ignore|disregard)(?: about)? (?:everything|all of (?:it|that|this)|it all|whatever)"
-    r"(?: (?:you|i|we|that|before|else|and)\b|[,.!:]|$)",
+    r"\b(?:forget|ignore|disregard)(?: about)? (?:everything|all of (?:it|that|this)|it all|"
+    r"whatever)(?: (?:you|i|we|that|before|else|and)\b|[,.!:]|$)",
     r"\b(?:drop|change|abandon|remove|erase|delete|replace|violate|reset|leave)(?: \w+){0,2} "
     r"(?:your|previous|prior|earlier) (?:\w+ )?(?:instructions?|tasks|assignments|orders|rules|"
     r"prompts?|guidelines?|programming)\b",
@@ -99,8 +100,9 @@ _TAKEOVER = (
     r"jetzt|sie sind jetzt|ahora eres|tu es maintenant|ora sei)\b",
     r"\b(?:additional|further|neue[nrs]?|nuevas|nouvelles) (?:instructions?|anweisung\w*|"
     r"instrucciones) ?[-:.]|\byour (?:\w+ ){0,2}(?:instructions|prompt)\b",
-    r"\bnew (?:system |\w+ priority |developer )?(?:instructions?|directives?)\b|\b(?:updated|revised|real|actual|true|"
-    r"hidden|secret|urgent|corrected) (?:system )?(?:instructions?|directives?|orders|prompt)\b",
+    r"\bnew (?:system |\w+ priority |developer )?(?:instructions?|directives?)\b|"
+    r"\b(?:updated|revised|real|actual|true|hidden|secret|urgent|corrected) (?:system )?"
+    r"(?:instructions?|directives?|orders|prompt)\b",
     r"\bsystem (?:prompt|message|override|notice|alert|administrator|instruction)s?\b",
     r"\bpretend (?:that )?you(?: are|'re) an?\b|\bact as (?:if|though) you\b",
     r"\b(?:dear|attention|note to|message (?:to|for)|hey|hello|listen|warning to)[ ,:]{1,3}"
