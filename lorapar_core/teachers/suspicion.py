@@ -3,10 +3,10 @@
 A teacher is told that the fenced text is data, and still a weak one may obey it. What such text
 looks like is known well enough to be searched for, in the readings of `disguises`. A sign is a
 reason to look at an example, not a verdict: a question about prompt injection shows them too, and
-an attack in words that nobody has thought of shows none: of the attacks in deepset's set, most of
-which want another task done, not another label, two in five show a sign, of its other texts none.
-Time is linear in the text: gaps between
-words are bounded, and no repetition stands beside another that takes the same characters.
+an attack in words that nobody has thought of shows none. (Of the attacks in deepset's set, most of
+which want another task done and name no label, two in five show a sign; of its other texts, none.)
+Time is linear in the text: gaps between words are bounded, and no repetition stands beside another
+that takes the same characters.
 """
 
 from __future__ import annotations
