@@ -3,7 +3,7 @@
 A language model reads through fullwidth letters, look-alikes from other alphabets, zero-width
 characters, `1gn0re`, `i g n o r e`, base64 and rot13, so whoever searches a text for something has
 to. Every reading takes time linear in the text. `unicodedata.normalize` alone doesn't: it sorts
-combining marks by insertion (1 MB of them took minutes), hence the slices.
+combining marks by insertion (80,000 took 3.4 s, twice as many four times that), hence the slices.
 """
 
 from __future__ import annotations
