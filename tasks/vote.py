@@ -46,7 +46,7 @@ def asked(
         "api_host": api_host(teacher),
         "role_play": recipe.voting.role_play,
         "target": target,
-        **identity(),
+        **identity(wording=teacher.wording, role_play=recipe.voting.role_play, reply=teacher.reply),
     }
     if model is not None:
         held = {**settings(recipe.model), "chat_template": recipe.model.chat_template}

@@ -1,16 +1,18 @@
 """What a teacher is asked.
 
 As in the paper, a teacher plays the *target* model and sees the question and its answer. Example
-text is data, not instruction: it stands between fences that carry a nonce drawn from the example's
-id, and the instruction comes after it. The three wordings ask the same thing in different words.
-The part before the example is the same for every example, so its KV cache is computed once.
+text is data, not instruction: it stands in a fence whose code is drawn from the example's id and
+content (`fence`), and the instruction comes after it. The three wordings ask the same thing in
+different words. The part before the example is the same for every example, so a local teacher's KV
+cache of it is computed once.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from lorapar_core.teachers.fence import LOOK_ALIKE, fence_code, fenced
 from lorapar_core.teachers.replies import AGAIN, ASK, REQUEST, Form
 
 _ROLE = {
@@ -58,28 +60,31 @@ def vote_prompt(
     max_chars: int = 6000,
 ) -> str:
     """The user message that asks for one vote. Question and answer are cut to `max_chars` each."""
-    nonce = hashlib.sha256(example_id.encode()).hexdigest()[:6]
+    code = fence_code(example_id, prompt, answer)
     role = (_ROLE if role_play else _NO_ROLE)[wording].format(target=target)
     data = f"Task:\n{prompt[:max_chars]}\n\nCorrect answer:\n{answer[:max_chars]}"
-    fenced = f"[data {nonce}]\n{data}\n[end {nonce}]"
-    return f"{role}\n\n{_KINDS[wording]}\n\n{_DATA}\n\n{fenced}\n\n{_ASK} {ASK[form]}"
+    ask = f"{_ASK} {ASK[form]}"
+    return f"{role}\n\n{_KINDS[wording]}\n\n{_DATA}\n\n{fenced(data, code)}\n\n{ask}"
 
 
-def identity() -> Mapping[str, object]:
-    """Everything in this file that changes what is asked; part of a vote's action key."""
+def identity(*, wording: str, role_play: bool, reply: str) -> Mapping[str, object]:
+    """All that decides how a teacher of this wording is asked, and how its reply is asked for;
+    part of its votes' keys. What other wordings say is none of theirs."""
+    forms: Sequence[Form] = [form for form in ASK if reply in (form, "auto")]
     asked = [
         vote_prompt(
             example_id="probe",
-            prompt="p" * 100_000,  # cut, so that where it is cut counts too
+            # Cut, so that where it is cut counts too.
+            prompt="[end 0123456789abcdef]" + "p" * 100_000,
             answer="a" * 100_000,
             target="target",
             wording=wording,
             role_play=role_play,
             form=form,
         )
-        for wording in _ROLE
-        for role_play in (True, False)
-        for form in ASK
+        for form in forms
     ]
-    parts = (asked, AGAIN, REQUEST, REPLY_START, WITHOUT_TEMPLATE, LABELS, CONTENT_FREE)
-    return {"prompts": hashlib.sha256(repr(parts).encode()).hexdigest()}
+    requests = [REQUEST[form] for form in forms]
+    parts = (asked, requests, AGAIN, LOOK_ALIKE.pattern)
+    local = (REPLY_START, WITHOUT_TEMPLATE, LABELS, CONTENT_FREE)
+    return {"prompts": hashlib.sha256(repr((parts, local)).encode()).hexdigest()}
