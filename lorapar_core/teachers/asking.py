@@ -118,7 +118,6 @@ class Asking:
         self._breaker = Breaker(name, self._time, longest_s=limits.longest_cool_down_s)
         self._has_answered = bool(ledger.votes)
         self._under_way: set[asyncio.Task[Reply | Failed | Ballot]] = set()
-        self._settled = asyncio.Event()
         self._halt: LoraparError | None = None
         self._halted = asyncio.Event()
         self._no_budget: BudgetReached | None = None
@@ -297,7 +296,6 @@ class Asking:
             self._purse.settle(reserved_usd=most_usd, actual_usd=actual)
         used = attempt.prompt_tokens + attempt.completion_tokens
         self._token_bucket.give_back(sum(self._tokens(question)) - used)
-        self._settled.set()
 
     def _learn(self, came: Reply | Failed, *, probe: bool) -> None:
         if isinstance(came, Reply) or came.concerns != "moment":
@@ -314,8 +312,7 @@ class Asking:
         while self._purse and not self._purse.reserve(usd=usd):
             if not self._under_way:
                 raise self._at_the_cap(self._purse)
-            self._settled.clear()
-            await self._settled.wait()
+            await asyncio.wait(self._under_way, return_when=asyncio.FIRST_COMPLETED)
 
     def _at_the_cap(self, purse: Purse) -> BudgetReached:
         return BudgetReached(
