@@ -69,6 +69,7 @@ class Voting:
         self._rule = rule_of(recipe)
         self._panel = [teacher.name for teacher in recipe.panel]
         self._rounds: dict[str, list[Outcome]] = {name: [] for name in self._voters}
+        self._nth = 0
         self._purse: Path | None = None
 
     def votes(self, *beside: Action) -> tuple[dict[str, list[Outcome]], list[Outcome]]:
@@ -120,6 +121,7 @@ class Voting:
     def _ask(self, asks: Mapping[str, Sequence[str] | None], *beside: Action) -> list[Outcome]:
         """Carry out a round; returns the outcomes of the actions beside it."""
         names = [name for name in self._voters if name in asks]
+        self._nth += 1
         outcomes = self._run(*(self._action(name, asks[name]) for name in names), *beside)
         for name, outcome in zip(names, outcomes, strict=False):
             self._rounds[name].append(outcome)
@@ -127,11 +129,10 @@ class Voting:
 
     def _action(self, name: str, ids: Sequence[str] | None) -> Action:
         voter = self._voters[name]
-        nth = len(self._rounds[name]) + 1
         return vote(
             self._recipe,
             voter.teacher,
-            name=name if nth == 1 else f"{name}/{nth}",
+            name=name if self._nth == 1 else f"{name}/{self._nth}",
             examples=UNKNOWN if ids is None else self._examples,
             ids=ids or [],
             ids_digest="" if ids is None else ids_digest(ids),

@@ -41,8 +41,11 @@ def asked(
     replay is may be a path: `served_model`, or the votes' digest, names it instead.
     """
     located = set() if teacher.provider == "litellm" else {"model", "revision"}
+    told = teacher.model_dump(mode="json", exclude={*SITE, "calibration", *located})
+    if teacher.provider == "replay":
+        told["model"] = "votes"  # the role of the input that it is
     config: dict[str, Any] = {
-        "teacher": teacher.model_dump(mode="json", exclude={*SITE, "calibration", *located}),
+        "teacher": told,
         "api_host": api_host(teacher),
         "role_play": recipe.voting.role_play,
         "target": target,

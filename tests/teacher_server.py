@@ -2,7 +2,8 @@
 
     python teacher_server.py '{"latency_s": 0.1, "faults": {"429": 0.1}}'
 
-prints its port. A question's vote depends on its words alone (`expected_vote`). Faults are drawn by
+prints its port. A question's vote depends on its words (`expected_vote`) and, with `disagree`, on
+the model that is asked. Faults are drawn by
 request: `429` (every second one with Retry-After), `500`, `hang`, `html`, `empty` (no choices),
 `off_schema`. `gone` closes the port after so many requests, for so many seconds. GET /seen tells
 what was received; `echo_secrets` puts the Authorization header into replies and errors.
@@ -27,9 +28,10 @@ HANG_S = 3600.0
 PAGE = b"<html><body>502 Bad Gateway</body></html>"
 
 
-def expected_vote(question: str) -> int:
-    """1 or 2, by the words."""
-    return 1 + hashlib.sha256(question.encode()).digest()[0] % 2
+def expected_vote(question: str, model: str = "", *, disagree: float = 0.0) -> int:
+    """1 or 2, by the words; a share `disagree` of a model's votes is turned round."""
+    drawn = hashlib.sha256(f"{model}:{question}".encode()).digest()[0] / 256
+    return 1 + (hashlib.sha256(question.encode()).digest()[0] + (drawn < disagree)) % 2
 
 
 class _Teacher:
@@ -40,6 +42,7 @@ class _Teacher:
         self.gone = told.get("gone")  # [after so many requests, for so many seconds]
         self.limit_per_s = told.get("limit_per_s", 0)
         self.reply = told.get("reply")
+        self.disagree = told.get("disagree", 0.0)
         self.fill = told.get("fill", 0)
         self.echo_secrets = told.get("echo_secrets", False)
         self.usage = told.get("usage", {"prompt_tokens": 300, "completion_tokens": 8})
@@ -111,7 +114,8 @@ class _Teacher:
             await _send(writer, 200, PAGE, kind="text/html")
         else:
             self.questions[question] += 1
-            text = self.reply or f"System {expected_vote(question)}"
+            vote = expected_vote(question, request["model"], disagree=self.disagree)
+            text = self.reply or f"System {vote}"
             if fault == "off_schema":
                 text = f"Hard to say; perhaps both. {key if self.echo_secrets else ''}"
             text += "x" * self.fill
