@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from enum import IntEnum
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -28,6 +29,7 @@ MODULE_LETTERS = {
 PAPER_REWARDS = ("correctness", "integer", "strict_format", "loose_format", "tag_credit")
 OUR_REWARDS = ("free_form", "code", "execution")
 """Our choice: the paper doesn't say what it rewarded beyond GSM8K."""
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z_0-9]*")
 _IMPORT_PATH = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 Sandbox = Literal["isolated", "limits"]
@@ -113,11 +115,9 @@ class TeacherConfig(Section):
     """Commit of a local teacher's hub id."""
     api_base: str = ""
     """Base URL, for your own or another host's server. Its host is part of the votes' identity."""
-    api_key_env: str = Field(default="", pattern=r"^[A-Za-z_0-9]*$")
+    api_key_env: str = ""
     """Name of the environment variable that holds the key. Never the key."""
-    header_envs: dict[str, Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z_0-9]*$")]] = Field(
-        default_factory=dict
-    )
+    header_envs: dict[str, str] = Field(default_factory=dict)
     """HTTP header -> name of the environment variable that holds its value."""
     requests_per_minute: float = Field(default=0, ge=0)
     """The provider's limit; 0 knows none. Part of no key, like the next five fields."""
@@ -145,6 +145,11 @@ class TeacherConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> TeacherConfig:
+        if "@" in urlsplit(self.api_base).netloc:
+            raise ValueError(
+                "api_base has a user and a password in it; give these by header_envs, whose values "
+                "stay in the environment"
+            )
         if self.provider == "litellm" and not self.model:
             raise ValueError("a litellm teacher needs `model`, such as openai/gpt-4o-mini")
         if self.provider == "replay" and not self.model:
@@ -159,6 +164,16 @@ class TeacherConfig(Section):
             )
         if (self.input_usd is None) != (self.output_usd is None):
             raise ValueError("input_usd and output_usd belong together; give both or neither")
+        return self
+
+    @model_validator(mode="after")
+    def _names_no_secret(self) -> TeacherConfig:
+        """Without the value in the message: it may be the key itself."""
+        if any(not _VARIABLE.fullmatch(variable) for variable in self.variables):
+            raise ValueError(
+                "api_key_env and header_envs take names of environment variables (letters, digits "
+                "and _), never a key itself"
+            )
         return self
 
     @property

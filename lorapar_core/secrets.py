@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from urllib.parse import unquote, urlsplit
 
 from lorapar_core.config import TeacherConfig
 
@@ -15,12 +14,8 @@ SHORTEST = 6
 
 
 def secrets_of(teachers: Iterable[TeacherConfig], environment: Mapping[str, str]) -> list[str]:
-    """The keys, header values and URL passwords of teachers that are set, the longest first."""
-    found: set[str] = set()
-    for teacher in teachers:
-        found.update(environment.get(variable, "") for variable in teacher.variables)
-        password = urlsplit(teacher.api_base).password or ""
-        found.update((password, unquote(password)))
+    """Those keys and header values of teachers that are set, the longest first."""
+    found = {environment.get(variable, "") for t in teachers for variable in t.variables}
     return sorted((s for s in found if len(s) >= SHORTEST), key=lambda s: (-len(s), s))
 
 

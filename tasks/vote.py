@@ -28,8 +28,8 @@ SITE = {
 
 
 def api_host(teacher: TeacherConfig) -> str:
-    """Host and port that a teacher is asked at, without user and password; empty if usual."""
-    return urlsplit(teacher.api_base).netloc.rpartition("@")[2]
+    """Host and port that a teacher is asked at; empty if usual."""
+    return urlsplit(teacher.api_base).netloc
 
 
 def asked(

@@ -49,6 +49,8 @@ class _Teacher:
         self.draw = random.Random(told.get("seed", 0))
         self.seen: Counter[str] = Counter()
         self.questions: Counter[str] = Counter()
+        self.keys: set[str] = set()
+        self.headers: set[str] = set()
         self.most_at_once = 0
         self.at_once = 0
         self._window: list[float] = []
@@ -71,9 +73,12 @@ class _Teacher:
         writer.close()
 
     async def _answer(self, head: bytes, reader: Any, writer: Any) -> None:
-        fields = dict(
-            line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:] if b": " in line
-        )
+        fields = {
+            name.lower(): value
+            for name, value in (
+                line.split(b": ", 1) for line in head.split(b"\r\n")[1:] if b": " in line
+            )
+        }
         body = await reader.readexactly(int(fields.get(b"content-length", 0)))
         if head.startswith(b"GET"):
             told = {
@@ -81,6 +86,8 @@ class _Teacher:
                 "questions": len(self.questions),
                 "most_asked": max(self.questions.values(), default=0),
                 "most_at_once": self.most_at_once,
+                "keys": sorted(self.keys),
+                "headers": sorted(self.headers),
             }
             await _send(writer, 200, json.dumps(told).encode())
             return
@@ -93,6 +100,8 @@ class _Teacher:
 
     async def _complete(self, request: Any, fields: Any, writer: Any) -> None:
         self.seen["requests"] += 1
+        self.keys.add(fields.get(b"authorization", b"").decode())
+        self.headers.add(fields.get(b"x-canary", b"").decode())
         question = request["messages"][0]["content"]
         if self.gone and self.seen["requests"] == self.gone[0]:
             asyncio.create_task(self._go_away(self.gone[1]))  # noqa: RUF006  the loop holds it
@@ -101,7 +110,7 @@ class _Teacher:
         self.seen[fault or "voted"] += 1
         if fault == "hang":
             await asyncio.sleep(HANG_S)
-        key = fields.get(b"authorization", b"").decode()
+        key = " ".join(fields.get(name, b"").decode() for name in (b"authorization", b"x-canary"))
         said = f"no luck {key}" if self.echo_secrets else "no luck"
         error = json.dumps({"error": {"message": said, "type": "x", "code": "x"}}).encode()
         if fault == "429":

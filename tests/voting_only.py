@@ -12,7 +12,7 @@ from tiny_recipe import tiny_recipe
 from artifacts import Ref, Store
 from flows import pipeline
 from flows.composition import Run
-from flows.local import LocalRunner
+from flows.local import LocalRunner, Say
 from lorapar_core.config import Recipe
 from lorapar_core.parquet import read_table
 from lorapar_core.recipe import merge, parse_recipe
@@ -45,7 +45,7 @@ def voting_recipe(model: Path, teachers: list[dict[str, Any]], **sections: Any) 
     return parse_recipe(merge(fields, sections))
 
 
-def vote_only(recipe: Recipe, store: Path) -> Voted:
+def vote_only(recipe: Recipe, store: Path, *, say: Say = lambda _line: None) -> Voted:
     """Carry it out as `lorapar run` does, up to the tally.
 
     Raises:
@@ -53,7 +53,7 @@ def vote_only(recipe: Recipe, store: Path) -> Voted:
     """
     opened = Store.open(store)
     pipeline.check(recipe)
-    with LocalRunner(recipe, store=opened, say=lambda _line: None) as runner:
+    with LocalRunner(recipe, store=opened, say=say) as runner:
         run = Run(runner)
         model = pipeline._model(run, recipe.model.base, recipe.model.revision)
         train, test = pipeline._located(recipe, runner)
