@@ -29,7 +29,9 @@ RULES = [
 def test_the_label_is_the_majority_s(
     votes: list[Vote], system: int | None, counts: tuple[int, int, int]
 ) -> None:
-    assert decide(votes, Rule()) == Label(system, *counts)
+    label = decide(votes, Rule())
+    assert label == Label(system, *counts)
+    assert label.agreement == (counts[0] / (counts[0] + counts[1]) if counts[0] else 0.0)
 
 
 @pytest.mark.parametrize(("tie", "system"), [("system1", 1), ("system2", 2), ("drop", None)])
