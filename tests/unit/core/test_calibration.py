@@ -65,6 +65,11 @@ def test_votes_without_log_probabilities_stand_and_abstentions_stay_none() -> No
     assert labels_of([rows], "none") == ({"a": 1, "b": None, "c": 2}, 0.0)
 
 
+def test_an_abstention_among_log_odds_stays_one() -> None:
+    rounds = [scored({"a": 1.0, "b": 3.0}), table(("c", None, None, None))]
+    assert labels_of(rounds, "batch") == ({"a": 1, "b": 2, "c": None}, 2.0)
+
+
 def test_without_calibration_a_label_is_what_the_row_says() -> None:
     """A replayed file's label counts, whatever log-probabilities stand beside it."""
     rows = table(("a", 1, -3.0, -0.1), ("b", None, -0.1, -3.0))
