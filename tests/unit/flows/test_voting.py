@@ -9,19 +9,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_inputs import run_stage
 
 from artifacts import Ref
 from flows.composition import Run
 from flows.voting import Voting, rule_of, voter_of
 from lorapar_core.config import Recipe
 from lorapar_core.errors import BudgetReached, VoteError
-from lorapar_core.parquet import read_table
+from lorapar_core.parquet import read_table, write_table
+from lorapar_core.prepare import EXAMPLES
 from lorapar_core.recipe import parse_recipe
 from lorapar_core.rounds import is_audited, order
 from lorapar_core.rule import Rule, Vote, decide
@@ -30,7 +34,8 @@ from lorapar_core.teachers.ballot import Attempt, Ballot
 from lorapar_core.teachers.ledger import Ledger
 from lorapar_core.teachers.purse import Purse
 from lorapar_core.teachers.tables import write_votes
-from tasks.action import UNKNOWN, Action, Outcome
+from tasks.action import UNKNOWN, Action, External, Outcome
+from tasks.tally import tally
 
 IDS = [hashlib.sha256(str(k).encode()).hexdigest()[:32] for k in range(120)]
 AUDITED = [i for i in IDS if is_audited(i)]
@@ -111,6 +116,10 @@ class FakeRunner:
         outcome = Outcome(action.name, action.stage, action.key, how, 0.0, outputs)
         return _Promise(lambda: outcome)
 
+    def _ballot(self, teacher: str, example_id: str) -> Ballot:
+        vote = self.script(teacher, example_id)
+        return Ballot(example_id, vote, "", "", "" if vote else "off_schema")
+
     def _vote(self, action: Action) -> Outcome:
         assert action.key is not None
         teacher, ids = action.config["teacher"]["name"], action.site["ids"]
@@ -119,19 +128,17 @@ class FakeRunner:
         if action.site["purse"]:
             assert Path(action.site["purse"]).is_file()
         with Ledger.opened(self.store.ledger(action.ledger)) as ledger:
-            for example_id in ids:
-                if example_id in ledger.votes:
-                    continue
-                if len(ledger.votes) >= self.most.get(teacher, 10_000):
-                    raise BudgetReached(f"teacher {teacher!r} stops at the cap")
+            missing = [i for i in ids if i not in ledger.votes]
+            left = self.most.get(teacher, 10_000) - len(ledger.votes)
+            for example_id in missing[:left]:
                 number = ledger.sent(example_id, usd=0.5)
                 ledger.came(number, Attempt(example_id, "vote", 200, cost_usd=0.25))
-                vote = self.script(teacher, example_id)
-                ledger.keep_now([Ballot(example_id, vote, "", "", "" if vote else "off_schema")])
-                self.bought.append((teacher, example_id))
+            ledger.keep_now([self._ballot(teacher, i) for i in missing[:left]])
+            self.bought += [(teacher, i) for i in missing[:left]]
+            if missing[left:]:
+                raise BudgetReached(f"teacher {teacher!r} stops at the cap")
             ballots = [ledger.votes[example_id] for example_id in ids]
-        out = self.store.root / "tmp" / action.key
-        out.mkdir()
+        out = Path(tempfile.mkdtemp(dir=self.store.root / "objects"))
         write_votes(out, ballots, [], teacher=teacher, asked=action.config["asked"])
         outputs = {"votes.parquet": self.store.put((out / "votes.parquet").read_bytes())}
         self.store.done[action.key] = outputs
@@ -270,6 +277,31 @@ def test_a_teacher_that_a_round_asks_nothing_has_no_action_in_it(tmp_path: Path)
     assert asked == {f"vote[{name}]" for name in turns[:4]}
     assert votes[turns[4]] == []
     assert {len(votes[name]) for name in turns[:4]} == {1}
+
+
+@pytest.mark.parametrize("labels", ["votes", "random"])
+def test_the_tally_is_given_all_that_it_reads(
+    store: FakeStore, tmp_path: Path, labels: str
+) -> None:
+    recipe = recipe_of(
+        "abz", tie="escalate", escalate_to="z", curtailed=True, labels=labels, seed=1, quorum=2
+    )
+    votes, _ = hold(FakeRunner(store), recipe)
+    columns = dict.fromkeys(EXAMPLES.names, IDS)
+    write_table(tmp_path / "examples.parquet", columns, EXAMPLES)
+    action = tally(recipe, votes=votes, examples=External("0", tmp_path / "examples.parquet"))
+    paths = {
+        role: store.path(value) if isinstance(value, Ref) else tmp_path / "examples.parquet"
+        for role, value in action.inputs.items()
+    }
+    out = run_stage("tally", action.config, paths, tmp_path / "out")
+    found = read_table(out / "labels.parquet", ["example_id", "system"])
+    by_votes = {i: system for i, system in full(recipe).items() if system}
+    made = dict(zip(*found.values(), strict=True))
+    assert (made == by_votes) is (labels == "votes")
+    assert Counter(made.values()) == Counter(by_votes.values())
+    told = json.loads((out / "agreement.json").read_text())
+    assert (told["judge"], told["curtailed"], told["sample"]) == ("z", True, len(AUDITED))
 
 
 # What is held already
