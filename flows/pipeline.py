@@ -146,9 +146,15 @@ def require_keys(recipe: Recipe, *, environment: Mapping[str, str], store: Store
 
     planned = PlanRunner(store)
     pipeline(recipe, planned)
-    for action, outcome in planned.actions:
-        teacher = action.config["teacher"]["name"] if action.stage == "vote" else None
-        if teacher in missing and outcome.action == "missing":
+    asked = {
+        action.config["teacher"]["name"]
+        for action, outcome in planned.actions
+        if action.stage == "vote" and outcome.action == "missing"
+    }
+    if asked:  # whom the rounds after these ask, hangs on their votes
+        asked |= {t.name for t in recipe.asked if recipe.voting.curtailed or t == recipe.judge}
+    for teacher in missing:
+        if teacher in asked:
             raise ConfigError(
                 f"teacher {teacher!r} takes its key from the environment variable "
                 f"{missing[teacher]}, which is not set; export it (for runs through Prefect before "

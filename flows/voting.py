@@ -200,11 +200,11 @@ class Voting:
         }
 
     def _what_is_missing(self, error: BudgetReached, ids: Sequence[str]) -> str:
-        wanted = set(ids)
+        known = self._known(self._panel) or {}
+        ties = for_the_judge(ids, known, self._rule, judged={})
         missing = {
-            name: len(wanted - read_entries(ledger).votes.keys())
+            name: len(set(ids if name in self._panel else ties) - read_entries(ledger).votes.keys())
             for name, ledger in self._ledgers().items()
-            if name in self._panel
         }
         counts = ", ".join(f"{name} {count}" for name, count in missing.items() if count)
         most = "at most " if self._recipe.voting.curtailed else ""

@@ -36,6 +36,7 @@ from numpy.typing import NDArray
 from lorapar_core.agreement import Ballots, check_ballots
 
 Floats = NDArray[np.float64]
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,6 +93,13 @@ def dawid_skene(
     posterior[voted] = belief[place.ravel(), 1]
     mean = objective / max(1, int(times.sum()))
     return DawidSkene(posterior, confusions, prior, iteration, bool(converged), mean)
+
+
+def likelier(posterior: float) -> int | None:
+    """The likelier system; None where both are as likely, but for rounding."""
+    if abs(posterior - 0.5) < ROUNDING:
+        return None
+    return 2 if posterior > 0.5 else 1
 
 
 def _maximize(

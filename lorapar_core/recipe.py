@@ -58,15 +58,16 @@ def _anchored(fields: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     if isinstance(model := fields.get("model"), Mapping) and "base" in model:
         anchored["model"] = {**model, "base": _model_path(model["base"], folder)}
     if isinstance(teachers := fields.get("teachers"), list):
-        anchored["teachers"] = [
-            {**teacher, "model": _model_path(teacher["model"], folder)}
-            if isinstance(teacher, Mapping)
-            and teacher.get("provider") == "local"
-            and "model" in teacher
-            else teacher
-            for teacher in teachers
-        ]
+        anchored["teachers"] = [_anchored_teacher(teacher, folder) for teacher in teachers]
     return anchored
+
+
+def _anchored_teacher(teacher: Any, folder: Path) -> Any:
+    if not isinstance(teacher, Mapping) or "model" not in teacher:
+        return teacher
+    paths = {"local": _model_path, "replay": _data_path}
+    path = paths.get(str(teacher.get("provider")))
+    return {**teacher, "model": path(teacher["model"], folder)} if path else teacher
 
 
 def _data_path(text: Any, folder: Path) -> Any:

@@ -83,10 +83,11 @@ def _proportion(figures: Mapping[str, Any]) -> str:
 def _labels(spec: Spec) -> list[Block]:
     agreement, data = _read(spec, "agreement"), _read(spec, "summary")
     counts, voting = agreement["counts"], spec.config["recipe"]["voting"]
+    of_sample = " of a random tenth" if agreement["curtailed"] else ""
     words = [
         f"{data['train']} training examples ({data['duplicates']} duplicates dropped): "
         f"{counts['1']} System 1, {counts['2']} System 2, {counts['dropped']} without a label. "
-        f"All counted votes agree on {percent(agreement['unanimous_share'])}."
+        f"All counted votes agree on {percent(agreement['unanimous_share'])}{of_sample}."
     ]
     if voting["labels"] == "random":
         words.append("The labels are a control: as many of each system, dealt at random.")

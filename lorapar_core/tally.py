@@ -19,7 +19,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from lorapar_core.dawid_skene import dawid_skene
+from lorapar_core.dawid_skene import dawid_skene, likelier
 from lorapar_core.parquet import read_table, write_table
 from lorapar_core.rounds import Votes, is_audited, on_example
 from lorapar_core.rule import Label, Rule, decide
@@ -44,22 +44,23 @@ def run(spec: Spec, out: Path) -> None:
     tables = _vote_tables(spec)
     votes: dict[str, Votes] = {}
     offsets: dict[str, float] = {}
-    for name, calibration in {**config["teachers"], **config["judge"]}.items():
+    calibrations = {**config["teachers"], **config["judge"]}
+    for name, calibration in sorted(calibrations.items()):  # the key knows no order of them
         votes[name], offsets[name] = labels_of(tables[name], calibration)
     judged = {name: votes.pop(name) for name in config["judge"]}
     examples = read_table(spec.inputs["examples"], ["id", "prompt", "answer"])
     rule = Rule(config["tie"], config["quorum"], config["abstentions"])
     labels = labels_by_vote(examples["id"], votes, rule, judged=next(iter(judged.values()), {}))
     if config["aggregate"] == "dawid_skene":
-        labels = labels_by_dawid_skene(labels, votes)
-    if config["labels"] == "random":
-        labels = shuffled(labels, seed=config["seed"])
-    _write_labels(out / "labels.parquet", labels)
+        labels = labels_by_dawid_skene(labels, votes, rule)
+    control = config["labels"] == "random"
+    dealt = shuffled(labels, seed=config["seed"]) if control else labels
+    _write_labels(out / "labels.parquet", dealt)
     panel = Panel(
         votes=votes,
         judged=judged,
         offsets=offsets,
-        calibrations={**config["teachers"], **config["judge"]},
+        calibrations=calibrations,
         replies=_told(tables, "reply"),
         reasons=_told(tables, "abstained"),
         sample=[i for i in examples["id"] if not config["curtailed"] or is_audited(i)],
@@ -77,7 +78,7 @@ def labels_by_vote(
 
 
 def labels_by_dawid_skene(
-    labels: Mapping[str, Label], votes: Mapping[str, Votes]
+    labels: Mapping[str, Label], votes: Mapping[str, Votes], rule: Rule
 ) -> dict[str, Label]:
     """The same labels but for the system, which is the likelier by Dawid and Skene's model; as
     likely as not leaves the rule's. What the rule drops stays dropped, but for a tie.
@@ -86,13 +87,9 @@ def labels_by_dawid_skene(
     posterior = dawid_skene(ballots(ids, votes)).posterior
     found = {}
     for i, p in zip(ids, posterior, strict=True):
-        label = labels[i]
-        counted = label.votes_for + label.votes_against
-        decided = label.system is not None or (counted and label.votes_for == label.votes_against)
-        if decided and p != 0.5:
-            found[i] = _for(2 if p > 0.5 else 1, label, on_example(votes, i))
-        else:
-            found[i] = label
+        cast, system = on_example(votes, i), likelier(p)
+        dropped = decide(cast, replace(rule, tie="system2")).system is None
+        found[i] = labels[i] if dropped or not system else _for(system, labels[i], cast)
     return found
 
 

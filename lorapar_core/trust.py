@@ -25,7 +25,7 @@ from lorapar_core.agreement import (
     raw_agreement,
     vote_correlation,
 )
-from lorapar_core.dawid_skene import dawid_skene
+from lorapar_core.dawid_skene import dawid_skene, likelier
 from lorapar_core.rounds import Votes
 from lorapar_core.rule import Label
 
@@ -66,7 +66,7 @@ def trust(
     return {
         "counts": _counts(labels),
         "unanimous_share": _share(
-            [not label.votes_against for label in labels.values() if label.votes_for]
+            [not labels[i].votes_against for i in panel.sample if labels[i].votes_for]
         ),
         "curtailed": panel.curtailed,
         "votes": sum(len(given) for given in panel.votes.values()),
@@ -151,7 +151,8 @@ def _dawid_skene(panel: Panel, table: np.ndarray, labels: Mapping[str, Label]) -
     """What the labels of the sample would be under that model."""
     found = dawid_skene(table)
     rows = np.flatnonzero(table.any(axis=1)).tolist()
-    systems = {panel.sample[row]: 2 if found.posterior[row] > 0.5 else 1 for row in rows}
+    likely = {panel.sample[row]: likelier(found.posterior[row]) for row in rows}
+    systems = {i: system or labels[i].system for i, system in likely.items()}
     counts = Counter(systems.values())
     return {
         "examples": len(systems),

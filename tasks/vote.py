@@ -25,6 +25,8 @@ SITE = {
     "output_usd",
 }
 """A teacher's fields that decide no vote: where it is, what it costs, how fast it may be asked."""
+_PLACE = {"model", "revision"}
+"""What a teacher that isn't litellm's is: perhaps a path."""
 
 
 def api_host(teacher: TeacherConfig) -> str:
@@ -40,7 +42,7 @@ def asked(
     Calibration belongs to the tally: changing it asks nobody again. What a local teacher or a
     replay is may be a path: `served_model`, or the votes' digest, names it instead.
     """
-    located = set() if teacher.provider == "litellm" else {"model", "revision"}
+    located = set() if teacher.provider == "litellm" else _PLACE
     told = teacher.model_dump(mode="json", exclude={*SITE, "calibration", *located})
     if teacher.provider == "replay":
         told["model"] = "votes"  # the role of the input that it is
@@ -86,11 +88,11 @@ def vote(
         inputs=inputs,
         reads={"examples": examples},
         site={
-            **teacher.model_dump(include=SITE),
+            **teacher.model_dump(include=SITE | _PLACE),
             "ids": list(ids),
             "purse": str(purse) if purse else None,
         },
         ledger=how["asked"] if replayed is None else "",
         place="device" if teacher.provider == "local" else "network",
-        units=units,
+        units=0 if replayed else units,
     )

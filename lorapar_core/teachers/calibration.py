@@ -35,7 +35,7 @@ def labels_of(
             if one is not None and two is not None:
                 log_odds[example_id] = two - one
     votes.pop(CONTENT_FREE_ID, None)
-    if not log_odds:
+    if calibration == "none" or not log_odds:
         return votes, 0.0
     labels, offset = calibrated(log_odds, calibration)
     return {**votes, **labels}, offset

@@ -51,9 +51,9 @@ def _listed(model: str) -> Price | None:
     entry = table.get(model)
     if entry is None and table.get(name, {}).get("litellm_provider") == provider:
         entry = table[name]
-    if entry is None or "input_cost_per_token" not in entry:
+    if entry is None or not {"input_cost_per_token", "output_cost_per_token"} <= entry.keys():
         return None
-    return Price(entry["input_cost_per_token"], entry.get("output_cost_per_token", 0.0))
+    return Price(entry["input_cost_per_token"], entry["output_cost_per_token"])
 
 
 @cache

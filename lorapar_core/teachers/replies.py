@@ -60,10 +60,10 @@ def _from_json(reply: str) -> str:
     if not reply.lstrip().startswith("{"):
         return ""
     try:
-        value = json.loads(reply)
-    except ValueError:
+        pairs = json.loads(reply, object_pairs_hook=list)  # a dict would take the last of two
+    except (ValueError, RecursionError):
         return ""
-    return str(value["system"]) if set(value) == {"system"} else ""
+    return str(pairs[0][1]) if [name for name, _ in pairs] == ["system"] else ""
 
 
 def digit_logprobs(top: Iterable[tuple[str, float]]) -> tuple[float, float] | None:

@@ -23,7 +23,7 @@ from lorapar_core.parquet import read_table
 from lorapar_core.row_tests import as_reference
 from lorapar_core.spec import Spec
 
-FILES = {"examples.parquet", "tokens.parquet", "test.parquet", "test_tokens.parquet"}
+FILES = {"examples.parquet", "ids.json", "tokens.parquet", "test.parquet", "test_tokens.parquet"}
 
 
 def entries(n: int, *, word: str = "q") -> list[Entry]:
@@ -159,6 +159,8 @@ def test_what_is_written(tiny_tokenizer: Path, tmp_path: Path, files: dict[str, 
         examples = read_table(tmp_path / "out" / f"{rows}.parquet")
         assert list(examples) == ["id", "prompt", "answer", "reference", "source", "split"]
         assert set(examples["split"]) == {split}
+        if split == "train":
+            assert json.loads((tmp_path / "out" / "ids.json").read_text()) == examples["id"]
         assert set(examples["source"]) == {f"{split}.jsonl"}
         for answer, reference in zip(examples["answer"], examples["reference"], strict=True):
             assert answer.endswith(f"#### {reference}")

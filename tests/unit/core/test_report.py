@@ -58,11 +58,64 @@ def write(path: Path, document: Any) -> Path:
     return path
 
 
+def agreement_of(recipe: Recipe, text: str = "fine") -> dict[str, Any]:
+    """What the tally tells of the recipe's teachers; `text` is whatever third parties wrote."""
+    names = [teacher.name for teacher in recipe.panel]
+    figures = {
+        "votes": 10,
+        "abstained": 3,
+        "abstained_because": {"deadline": 2, "off_schema": 1},
+        "system2_share": 0.5,
+        "calibration": "batch",
+        "offset_nats": -1.25,
+    }
+    silent = {**figures, "votes": 0, "abstained": 0, "abstained_because": {}, "system2_share": None}
+    judge = {recipe.judge.name: silent} if recipe.judge else {}
+    return {
+        "counts": {"1": 6, "2": 4, "dropped": 2},
+        "unanimous_share": 0.5,
+        "curtailed": recipe.voting.curtailed,
+        "votes": 25,
+        "votes_if_full": 36,
+        "teachers": {**dict.fromkeys(names, figures), **judge},
+        "judge": recipe.judge.name if recipe.judge else None,
+        "sample": 12,
+        "raw_agreement": 0.75,
+        "fleiss_kappa": {"kappa": 0.4321, "examples": 9},
+        "krippendorff_alpha": {"alpha": 0.5678, "low": 0.3456, "high": 0.7891},
+        "vote_correlation": 0.6543,
+        "effective_teachers": 1.2345,
+        "pairs": [
+            {"teachers": ["one", "two"], "both": 11, "agreement": 0.9, "kappa": 0.8, "phi": None},
+        ],
+        "alike": [],
+        "dawid_skene": {
+            "examples": 12,
+            "counts": {"1": 7, "2": 5},
+            "differ": 3,
+            "converged": True,
+            "right_share": {},
+        },
+        "divided": [
+            {
+                "example_id": "0",
+                "prompt": text,
+                "answer": text,
+                "votes": {
+                    "one": {"vote": 1, "reply": text},
+                    "two": {"vote": None, "reply": ""},
+                },
+            }
+        ],
+    }
+
+
 def report(
     root: Path,
     *,
     teachers: list[dict[str, Any]] | None = None,
     text: str = "fine",
+    told: dict[str, Any] | None = None,
     **sections: Any,
 ) -> Path:
     root.mkdir()
@@ -83,19 +136,7 @@ def report(
     ]
     metrics = root / "metrics.jsonl"
     metrics.write_text("".join(json.dumps(step) + "\n" for step in steps))
-    figures = {
-        "votes": 10,
-        "abstained": 1,
-        "system2_share": 0.5,
-        "calibration": "batch",
-        "offset_nats": -1.25,
-    }
-    agreement = {
-        "counts": {"1": 6, "2": 4, "dropped": 2},
-        "unanimous_share": 0.5,
-        "pairwise_agreement": {"one / two": 0.9, "one / three": None},
-        "teachers": {text: figures, "silent": {**figures, "votes": 0, "system2_share": None}},
-    }
+    agreement = {**agreement_of(recipe, text), **(told or {})}
     regions = {
         "counts": counts,
         "kept_share": {"1": 0.7, "2": 0.6},
@@ -131,7 +172,6 @@ def test_the_page_says_what_was_found(tmp_path: Path) -> None:
             "System 1 keeps 70.0 % of 100 elements, System 2 60.0 %; Jaccard overlap 0.444",
             "3 optimizer steps",
             "-1.25",
-            "unknown",
             f"{0:064x}",
         ):
             assert words in text
@@ -139,6 +179,85 @@ def test_the_page_says_what_was_found(tmp_path: Path) -> None:
     words = Page(html).words
     assert words.index("before training") < words.index("after grpo")
     assert "loss: 1.7 to 1.9 over 3 optimizer steps" in words
+
+
+def test_how_far_the_labels_can_be_trusted_is_told(tmp_path: Path) -> None:
+    """Every figure of agreement.json that the page owes its reader."""
+    html, markdown = pages(report(tmp_path / "run"))
+    for text in (Page(html).words, markdown):
+        for words in (
+            "Over 12 examples that every teacher was asked about.",
+            "75.0 %",
+            "0.57 (0.35 to 0.79)",
+            "Fleiss' kappa (9 examples)",
+            "7 System 1, 5 System 2; 3 labels would differ",
+            "one: 1 (fine); two: none",
+            "3 (2 deadline, 1 off_schema)",
+        ):
+            assert words in text
+        assert "not converged" not in text
+        assert "random tenth" not in text
+        assert "curtailed" not in text.partition("Recipe")[0]
+    assert "| effective number of teachers | 1.23 |" in markdown
+    assert "| correlation of votes | 0.65 |" in markdown
+    assert "| Fleiss' kappa (9 examples) | 0.43 |" in markdown
+    assert "| one / two | 11 | 90.0 % | 0.80 | undefined |" in markdown
+
+
+def test_curtailed_voting_says_what_it_saved_and_where_its_figures_come_from(
+    tmp_path: Path,
+) -> None:
+    plain = [teacher(name, calibration="none") for name in ("one", "two", "three")]
+    out = report(tmp_path / "run", teachers=plain, voting={"curtailed": True})
+    for text in pages(out):
+        assert "Voting was curtailed: 25 votes instead of 36, for the same labels." in text
+        assert "Over 12 examples that every teacher was asked about, a random tenth:" in text
+        assert "All counted votes agree on 50.0 % of a random tenth." in text
+
+
+def test_what_is_undefined_is_called_so(tmp_path: Path) -> None:
+    told = {
+        "fleiss_kappa": {"kappa": None, "examples": 0},
+        "krippendorff_alpha": {"alpha": None, "low": None, "high": None},
+        "effective_teachers": None,
+        "raw_agreement": None,
+        "unanimous_share": None,
+        "pairs": [],
+        "divided": [],
+        "dawid_skene": {"counts": {"1": 0, "2": 0}, "differ": 0, "converged": False},
+    }
+    _, markdown = pages(report(tmp_path / "run", told=told))
+    assert "undefined (undefined to undefined)" in markdown
+    assert "| effective number of teachers | undefined |" in markdown
+    assert "0 labels would differ (not converged)" in markdown
+    assert "The most divided examples" not in markdown
+
+
+def test_teachers_that_vote_alike_are_named(tmp_path: Path) -> None:
+    told = {"alike": [["one", "two"], ["two", "three"]]}
+    for text in pages(report(tmp_path / "run", told=told)):
+        assert "one and two; two and three vote alike far more than the other pairs" in text
+
+
+def test_one_teacher_has_nobody_to_agree_with(tmp_path: Path) -> None:
+    for name, how in (
+        ("alone", {"teachers": LOCAL[:1]}),
+        (
+            "judged",
+            {"teachers": LOCAL[:2], "voting": {"tie": "escalate", "escalate_to": "two"}},
+        ),
+    ):
+        _, markdown = pages(report(tmp_path / name, **how))
+        assert "## Agreement" not in markdown
+        assert "## Pairs of teachers" not in markdown
+    assert "| two (of ties) | 0 | 0 | unknown |" in markdown
+
+
+def test_labels_that_are_a_control_are_called_one(tmp_path: Path) -> None:
+    for labels, expected in (("random", True), ("votes", False)):
+        out = report(tmp_path / labels, voting={"labels": labels})
+        for text in pages(out):
+            assert ("The labels are a control" in text) is expected
 
 
 def test_local_teachers_are_called_weak_and_not_independent(tmp_path: Path) -> None:

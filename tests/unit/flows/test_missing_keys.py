@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,16 @@ from flows.plan import PlanRunner
 from lorapar_core.config import Recipe
 from lorapar_core.errors import ConfigError
 from lorapar_core.recipe import parse_recipe
+from lorapar_core.rounds import is_audited, order
+from lorapar_core.teachers.ballot import Ballot
+from lorapar_core.teachers.tables import write_votes
 from tasks.action import Action
 
+NAMES = ("near", "far", "third")
+_HASHES = [hashlib.sha256(str(k).encode()).hexdigest()[:32] for k in range(200)]
+_ALIKE = [i for i in _HASHES if not is_audited(i) and order(i, NAMES) == order(_HASHES[1], NAMES)]
+IDS = _ALIKE[:2]
+"""Two that everybody is asked about in the same order."""
 ROLES = ("examples.parquet", "tokens.parquet", "test.parquet", "test_tokens.parquet")
 
 
@@ -76,14 +85,84 @@ def test_without_votes_every_key_is_needed(
         require_keys(recipe, environment=environment, store=store)
 
 
-def test_a_teacher_whose_votes_are_there_needs_none(recipe: Recipe, store: Store) -> None:
-    """A colleague with the same store and without keys may try another theta."""
+def prepared(recipe: Recipe, store: Store) -> None:
+    """The examples are there: two that are not voted on by all."""
     summary = json.dumps({"train": 24, "test": 6}).encode()
-    examples = {role: role.encode() for role in ROLES} | {"summary.json": summary}
-    publish(store, planned(recipe, store)["prepare"], examples)
-    publish(store, planned(recipe, store)["vote[near/0]"], {"votes.parquet": b"near"})
+    files = {role: role.encode() for role in ROLES}
+    ids = json.dumps(IDS).encode()
+    publish(
+        store,
+        planned(recipe, store)["prepare"],
+        {**files, "summary.json": summary, "ids.json": ids},
+    )
+
+
+def cast(recipe: Recipe, store: Store, name: str, votes: dict[str, int], tmp_path: Path) -> None:
+    ballots = [Ballot(example_id, vote, "", "") for example_id, vote in votes.items()]
+    folder = tmp_path / name.replace("/", "-")
+    folder.mkdir()
+    write_votes(folder, ballots, [], teacher=name, asked="0")
+    data = (folder / "votes.parquet").read_bytes()
+    publish(store, planned(recipe, store)[f"vote[{name}]"], {"votes.parquet": data})
+
+
+def test_a_teacher_whose_votes_are_there_needs_none(
+    recipe: Recipe, store: Store, tmp_path: Path
+) -> None:
+    """A colleague with the same store and without keys may try another theta."""
+    prepared(recipe, store)
+    cast(recipe, store, "near", dict.fromkeys(IDS, 1), tmp_path)
     with pytest.raises(ConfigError, match="teacher 'far' takes its key"):
         require_keys(recipe, environment={}, store=store)
 
-    publish(store, planned(recipe, store)["vote[far/0]"], {"votes.parquet": b"far"})
+    cast(recipe, store, "far", dict.fromkeys(IDS, 2), tmp_path)
     require_keys(recipe, environment={}, store=store)
+
+
+def with_voting(recipe: Recipe, **voting: Any) -> Recipe:
+    fields = recipe.model_dump(mode="json")
+    third = {"name": "third", "model": "openai/third", "api_key_env": "THIRD_KEY"}
+    return parse_recipe({**fields, "teachers": [*fields["teachers"], third], "voting": voting})
+
+
+def test_the_judge_s_key_is_needed_while_the_votes_may_still_tie(
+    recipe: Recipe, store: Store, tmp_path: Path
+) -> None:
+    """Not only once all others have been paid for."""
+    judged = with_voting(recipe, tie="escalate", escalate_to="third")
+    keys = {"NEAR_KEY": "x", "FAR_KEY": "y"}
+    with pytest.raises(ConfigError, match="teacher 'third' takes its key"):
+        require_keys(judged, environment=keys, store=store)
+    prepared(judged, store)
+    cast(judged, store, "near", dict.fromkeys(IDS, 1), tmp_path)
+    with pytest.raises(ConfigError, match="teacher 'third' takes its key"):
+        require_keys(judged, environment=keys, store=store)
+
+    cast(judged, store, "far", dict.fromkeys(IDS, 1), tmp_path)
+    require_keys(judged, environment={}, store=store)  # no tie
+
+
+def test_the_judge_s_key_is_needed_where_votes_tie(
+    recipe: Recipe, store: Store, tmp_path: Path
+) -> None:
+    judged = with_voting(recipe, tie="escalate", escalate_to="third")
+    prepared(judged, store)
+    cast(judged, store, "near", dict.fromkeys(IDS, 1), tmp_path)
+    cast(judged, store, "far", {IDS[0]: 1, IDS[1]: 2}, tmp_path)
+    with pytest.raises(ConfigError, match="teacher 'third' takes its key"):
+        require_keys(judged, environment={}, store=store)
+    cast(judged, store, "third", {IDS[1]: 2}, tmp_path)
+    require_keys(judged, environment={}, store=store)
+
+
+def test_curtailed_voting_needs_the_key_of_everybody_whom_a_later_round_may_ask(
+    recipe: Recipe, store: Store
+) -> None:
+    some = with_voting(recipe, curtailed=True, target="somebody")
+    prepared(some, store)
+    first = {name for name in planned(some, store) if name.startswith("vote[")}
+    assert first == {f"vote[{name}]" for name in order(IDS[0], NAMES)[:2]}
+    last = order(IDS[0], NAMES)[2]
+    keys = {f"{name.upper()}_KEY": "x" for name in NAMES if name != last}
+    with pytest.raises(ConfigError, match=f"teacher '{last}' takes its key"):
+        require_keys(some, environment=keys, store=store)

@@ -44,9 +44,14 @@ CONTRARY: dict[str, Any] = {
     "voting": {
         "role_play": False,
         "target": "somebody",
+        "panel": ["a", "b"],
+        "aggregate": "dawid_skene",
         "tie": "drop",
         "quorum": 2,
-        "shard_size": 7,
+        "abstentions": "drop",
+        "labels": "random",
+        "seed": 21,
+        "again": 1,
     },
     "model": {
         "base": "me/mine",
@@ -135,7 +140,10 @@ CONTRARY: dict[str, Any] = {
         "tensorboard_dir": "elsewhere",
         "vote_concurrency": 3,
         "request_timeout_s": 4.0,
-        "attempts": 5,
+        "vote_deadline_s": 8.0,
+        "outage_s": 9.0,
+        "budget_usd": 10.0,
+        "budget_votes": 11,
         "vllm_mode": "server",
         "vllm_server": "there:8001",
         "vllm_memory_share": 0.5,
@@ -143,8 +151,17 @@ CONTRARY: dict[str, Any] = {
         "sandbox": "limits",
     },
 }
+USUAL = {"voting.curtailed", "voting.escalate_to"}
+"""Fields that go with no other than the usual aggregate and tie; they have tests of their own."""
 SECTIONS = sorted(name for name, value in CONTRARY.items() if isinstance(value, dict))
-FIELDS = [(section, field) for section in SECTIONS for field in CONTRARY[section]]
+NO_CAP = {("runtime", "budget_usd"), ("runtime", "budget_votes")}
+"""Usually null, which a flow parameter takes for the recipe's own value."""
+FIELDS = [
+    (section, field)
+    for section in SECTIONS
+    for field in CONTRARY[section]
+    if (section, field) not in NO_CAP
+]
 
 
 def defaults() -> dict[str, Any]:
@@ -247,7 +264,8 @@ def test_contrary_differs_from_the_defaults_everywhere() -> None:
         for field in usual[section]
         if usual[section][field] == contrary[section][field]
     ]
-    same += [name for name in set(usual) - set(SECTIONS) if usual[name] == contrary[name]]
+    assert set(same) == USUAL
+    same = [name for name in set(usual) - set(SECTIONS) if usual[name] == contrary[name]]
     assert same == []
 
 
@@ -273,7 +291,7 @@ def test_lists_and_mappings_are_replaced_whole() -> None:
     overrides = {
         "teachers": [{**TEACHER, "name": "only"}],
         "stages": [{"kind": "sft", "system": 1}],
-        "voting": {"quorum": 1},
+        "voting": {"quorum": 1, "panel": []},
         "grpo": {"rewards": {"integer": 1.0}},
         "data": {"columns": {}},
     }
@@ -320,6 +338,7 @@ def test_paths_in_a_recipe_go_by_its_folder(
             {"name": "near", "provider": "local", "model": "model"},
             {"name": "dotted", "provider": "local", "model": "owner/name-1.5B"},
             {"name": "far", "model": "openai/gpt"},
+            {"name": "old", "provider": "replay", "model": "votes.parquet"},
         ],
     }
     (folder / "r.yaml").write_text(yaml.safe_dump(fields))
@@ -330,10 +349,12 @@ def test_paths_in_a_recipe_go_by_its_folder(
     assert Path(recipe.data.source).is_absolute()
     assert recipe.model.base.startswith("gguf:/")
     assert recipe.model.base.endswith("/mine/w.gguf")
-    near, dotted, far = (teacher.model for teacher in recipe.teachers)
+    near, dotted, far, old = (teacher.model for teacher in recipe.teachers)
     assert Path(near).resolve() == folder / "model"
     assert Path(dotted).resolve() == folder / "owner" / "name-1.5B"
     assert far == "openai/gpt"
+    assert old.endswith("/mine/votes.parquet"), "there or not"
+    assert Path(old).is_absolute()
 
     # One that is not there is named by where it should be; other words are left as they are.
     fields["data"] = {"source": "none.jsonl"}
@@ -463,8 +484,6 @@ def test_a_line_that_is_no_assignment_is_quoted(lines: list[str]) -> None:
         ({"seed": 1}, "seed: unknown field"),
         ({"data": {"columns": {"promt": "ask"}}}, "data.columns.promt: 'promt' is wrong"),
         ({"teachers": [{"name": "a"}]}, "a litellm teacher needs `model`"),
-        ({"teachers": [{**TEACHER, "api_key_env": "KEY"}]}, "takes no api_base and no api_key_env"),
-        ({"voting": {"quorum": 3}}, "voting.quorum is 3, but there are 2 teachers"),
         ({"grpo": {"group_size": 5}}, "no multiple of group_size 5"),
         ({"grpo": {"rewards": {"brevity": 1.0}}}, "rewards ['brevity'] can't be used"),
         ({"partition": 5}, "partition: 5 is wrong"),
@@ -477,6 +496,148 @@ def test_a_mistake_gets_one_line_with_the_value(overrides: dict[str, Any], messa
         parse_recipe(merge(CONTRARY, overrides))
     assert message in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def teacher(**fields: Any) -> dict[str, Any]:
+    return {"teachers": [{"name": "a", **fields}]}
+
+
+def voting(**fields: Any) -> dict[str, Any]:
+    """Of three teachers, none of them remote."""
+    return {
+        "teachers": [{**TEACHER, "name": name, "calibration": "none"} for name in "abc"],
+        "voting": fields,
+    }
+
+
+CURTAILED: dict[str, Any] = {"voting": {"curtailed": True}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            voting(tie="escalate"),
+            "voting.tie: escalate and voting.escalate_to belong together; give both or neither",
+        ),
+        (
+            voting(escalate_to="c"),
+            "voting.tie: escalate and voting.escalate_to belong together; give both or neither",
+        ),
+        (
+            voting(tie="escalate", escalate_to="x"),
+            "voting.escalate_to names ['x'], and the teachers are ['a', 'b', 'c']; name some of",
+        ),
+        (
+            voting(tie="escalate", escalate_to="c", panel=["a", "c"]),
+            "voting.escalate_to is 'c', who can't vote and decide ties as well; name another",
+        ),
+        (
+            {
+                "teachers": [TEACHER],
+                "voting": {"tie": "escalate", "escalate_to": "a"},
+            },
+            "voting.escalate_to is 'a', who can't vote and decide ties as well",
+        ),
+        (
+            voting(panel=["a", "x", "y"]),
+            "voting.panel names ['x', 'y'], and the teachers are ['a', 'b', 'c']; name some of",
+        ),
+        (voting(quorum=4), "voting.quorum is 4, but 3 teachers vote"),
+        (voting(quorum=2, panel=["b"]), "voting.quorum is 2, but 1 teachers vote"),
+        (
+            voting(quorum=3, tie="escalate", escalate_to="c"),
+            "voting.quorum is 3, but 2 teachers vote",
+        ),
+        (voting(quorum=0), "voting.quorum: 0 is wrong"),
+        (
+            voting(curtailed=True, aggregate="dawid_skene"),
+            "voting.curtailed needs aggregate: majority; dawid_skene reads every vote",
+        ),
+        (
+            {**CURTAILED, **teacher(provider="local", calibration="batch")},
+            "voting.curtailed can't be used with calibration: batch (teachers ['a'])",
+        ),
+        (teacher(), "a litellm teacher needs `model`, such as openai/gpt-4o-mini"),
+        (
+            teacher(provider="replay"),
+            "a replay teacher needs `model`, a Parquet file of votes",
+        ),
+        *(
+            (
+                teacher(provider=provider, model="m", **field),
+                f"a {provider} teacher takes no api_base, api_key_env and header_envs",
+            )
+            for provider in ("local", "replay")
+            for field in (
+                {"api_base": "http://localhost"},
+                {"api_key_env": "KEY"},
+                {"header_envs": {"X-Key": "KEY"}},
+            )
+        ),
+        *(
+            (
+                teacher(provider=provider, model="m", calibration="batch"),
+                "calibration needs the log-probabilities of a local teacher; use calibration: none",
+            )
+            for provider in ("litellm", "replay")
+        ),
+        *(
+            (
+                teacher(model="m", **{field: 1.0}),
+                "input_usd and output_usd belong together; give both or neither",
+            )
+            for field in ("input_usd", "output_usd")
+        ),
+        (teacher(model="m", input_usd=-1, output_usd=1), "input_usd: -1 is wrong"),
+        (teacher(model="m", header_envs={"X-Key": "a key!"}), "X-Key: 'a key!' is wrong"),
+        (teacher(model="m", api_key_env="sk-123"), "api_key_env: 'sk-123' is wrong"),
+        ({**teacher(model="m"), "runtime": {"budget_usd": -0.1}}, "budget_usd: -0.1 is wrong"),
+        ({**teacher(model="m"), "runtime": {"budget_votes": 0.5}}, "budget_votes: 0.5 is wrong"),
+    ],
+)
+def test_teachers_and_votes_that_can_not_be_are_refused(
+    fields: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_recipe(fields)
+    assert message in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "panel", "judge"),
+    [
+        (voting(), ["a", "b", "c"], None),
+        (voting(panel=["c", "a"]), ["a", "c"], None),
+        (voting(tie="escalate", escalate_to="a"), ["b", "c"], "a"),
+        (voting(tie="escalate", escalate_to="a", panel=["c"]), ["c"], "a"),
+        (voting(curtailed=True, tie="escalate", escalate_to="b", quorum=2), ["a", "c"], "b"),
+    ],
+)
+def test_who_votes_and_who_decides_ties(
+    fields: dict[str, Any], panel: list[str], judge: str | None
+) -> None:
+    """In the recipe's order; whom neither names, nobody asks."""
+    recipe = parse_recipe(fields)
+    assert [teacher.name for teacher in recipe.panel] == panel
+    assert (recipe.judge.name if recipe.judge else None) == judge
+    assert [t.name for t in recipe.asked] == [*panel, *([judge] if judge else [])]
+
+
+def test_curtailed_voting_passes_over_a_batch_teacher_that_does_not_vote() -> None:
+    teachers = [
+        {**TEACHER, "name": n, "calibration": c} for n, c in (("a", "none"), ("b", "batch"))
+    ]
+    recipe = parse_recipe({"teachers": teachers, "voting": {"curtailed": True, "panel": ["a"]}})
+    assert [teacher.name for teacher in recipe.asked] == ["a"]
+
+
+def test_a_teacher_s_variables_are_those_that_hold_its_secrets() -> None:
+    fields = teacher(
+        model="m", api_key_env="KEY", header_envs={"X-B": "B", "X-A": "A", "X-K": "KEY"}
+    )
+    assert parse_recipe(fields).teachers[0].variables == ["A", "B", "KEY"]
 
 
 def test_several_mistakes_are_counted_unknown_fields_first() -> None:

@@ -104,11 +104,11 @@ def test_one_process_that_is_gone_spares_no_other(monkeypatch: pytest.MonkeyPatc
 
 def test_the_stage_table_names_no_log() -> None:
     summary = {
-        "stages": {"vote[a/0]": {"action": "computed", "seconds": 1.0}},
-        "artifacts": {"vote[a/0]/vote_log.parquet": "1" * 64, "vote[a/0]/votes.parquet": "2" * 64},
+        "stages": {"vote[a/2]": {"action": "computed", "seconds": 1.0}},
+        "artifacts": {"vote[a/2]/vote_log.parquet": "1" * 64, "vote[a/2]/votes.parquet": "2" * 64},
     }
     assert stage_table(summary).splitlines()[-1].split() == [
-        "vote[a/0]",
+        "vote[a/2]",
         "computed",
         "1.0",
         "2" * 12,

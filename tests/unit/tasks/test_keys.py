@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,15 @@ from artifacts import Ref
 from flows.pipeline import pipeline
 from lorapar_core import stages
 from lorapar_core.recipe import merge, parse_recipe
+from lorapar_core.rounds import order
+from lorapar_core.teachers.ballot import Ballot, ids_digest
+from lorapar_core.teachers.tables import write_votes
 from tasks.action import Action, Outcome
 
-VOTES = {"vote[first/0]", "vote[second/0]"}
+VOTES = {"vote[first]", "vote[second]"}
+IDS = [hashlib.sha256(str(k).encode()).hexdigest()[:32] for k in range(24)]
+IDS_FIRST = "1d5" * 4
+"""By what the store tells the artifact of ids from others."""
 MOMENTS = {"moments[1/0]", "moments[2/0]"}
 EVALUATIONS = {"evaluate[base]", "evaluate[sft]", "evaluate[grpo]"}
 MODEL_READERS = {*VOTES, "initialize", *MOMENTS, "sft", "grpo", *EVALUATIONS}
@@ -38,7 +44,9 @@ class _Outputs(Mapping[str, Ref]):
         self._seed = seed
 
     def __getitem__(self, role: str) -> Ref:
-        return Ref(hashlib.sha256(f"{self._seed}/{role}".encode()).hexdigest(), 1, "file")
+        digest = hashlib.sha256(f"{self._seed}/{role}".encode()).hexdigest()
+        first = IDS_FIRST if role == "ids.json" else "0" * len(IDS_FIRST)
+        return Ref(first + digest[len(first) :], 1, "file")
 
     def __iter__(self) -> Iterator[str]:
         return iter(())
@@ -56,27 +64,55 @@ class _Done:
 
 
 class _Store:
+    """Holds what a pipeline reads while it is composed."""
+
     root = Path("/nowhere")
 
-    def read_json(self, _ref: Ref) -> dict[str, Any]:
+    def __init__(self, ids: Sequence[str] = IDS) -> None:
+        self._ids = ids
+        self._tables: dict[str, Path] = {}
+
+    def read_json(self, ref: Ref) -> Any:
+        if ref.digest.startswith(IDS_FIRST):
+            return list(self._ids)
         return {"train": 24, "test": 6, "counts": {"1": 99, "2": 99, "dropped": 0}}
+
+    def path(self, ref: Ref) -> Path:
+        return self._tables[ref.digest]
+
+    def hold(self, ref: Ref, votes: Path) -> None:
+        self._tables[ref.digest] = votes
 
 
 @dataclass
 class _Runner:
-    """Says of every action that it is done."""
+    """Says of every action that it is done; who votes says the same of every example."""
 
     flows: bool = False
     downloads: bool = False
     store: Any = field(default_factory=_Store)
     actions: dict[str, Action] = field(default_factory=dict)
+    votes: Callable[[str, str], int] | None = None
+    """Teacher and example -> the vote, where the composition reads votes."""
+    folder: Path = Path("/nowhere")
 
     def submit(self, action: Action) -> _Done:
         assert action.key is not None
         assert action.name not in self.actions
         self.actions[action.name] = action
         outputs = _Outputs(action.key if self.flows else action.name)
+        if action.stage == "vote" and self.votes:
+            self._write(action, outputs)
         return _Done(Outcome(action.name, action.stage, action.key, "cached", 0.0, outputs))
+
+    def _write(self, action: Action, outputs: _Outputs) -> None:
+        assert self.votes is not None
+        teacher, ids = action.config["teacher"]["name"], action.site["ids"]
+        ballots = [Ballot(i, self.votes(teacher, i), "", "") for i in ids]
+        folder = self.folder / hashlib.sha256(action.name.encode()).hexdigest()
+        folder.mkdir(exist_ok=True)
+        write_votes(folder, ballots, [], teacher=teacher, asked="0")
+        self.store.hold(outputs["votes.parquet"], folder / "votes.parquet")
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +172,9 @@ def test_the_same_recipe_gives_the_same_keys(model: Path) -> None:
         ({"runtime": {"device": "cuda"}}, set()),
         ({"runtime": {"threads": 7}}, set()),
         ({"runtime": {"child": "once", "children": 3}}, set()),
-        ({"runtime": {"vote_concurrency": 1, "request_timeout_s": 1, "attempts": 1}}, set()),
+        ({"runtime": {"vote_concurrency": 1, "request_timeout_s": 1}}, set()),
+        ({"runtime": {"vote_deadline_s": 1, "outage_s": 1}}, set()),
+        ({"runtime": {"budget_usd": 1.5, "budget_votes": 100}}, set()),
         # Data
         ({"data": {"examples": 20}}, {"prepare", "report"}),
         ({"data": {"seed": 1}}, {"prepare", "report"}),
@@ -144,12 +182,22 @@ def test_the_same_recipe_gives_the_same_keys(model: Path) -> None:
         ({"data": {"test_examples": 5}}, {"prepare", "report"}),
         ({"data": {"test_source": "gsm8k", "revision": "x"}}, {"prepare", "report"}),
         # Voting
-        (teachers(wording="introspective"), {"vote[first/0]", "report"}),
+        (teachers(wording="introspective"), {"vote[first]", "report"}),
         (teachers(calibration="none"), {"tally", "report"}),
         ({"voting": {"role_play": False}}, {*VOTES, "report"}),
         ({"voting": {"target": "another model"}}, {*VOTES, "report"}),
         ({"voting": {"tie": "drop"}}, {"tally", "report"}),
         ({"voting": {"quorum": 2}}, {"tally", "report"}),
+        ({"voting": {"abstentions": "drop"}}, {"tally", "report"}),
+        ({"voting": {"aggregate": "dawid_skene"}}, {"tally", "report"}),
+        ({"voting": {"labels": "random"}}, {"tally", "report"}),
+        ({"voting": {"labels": "random", "seed": 1}}, {"tally", "report"}),
+        ({"voting": {"seed": 1}}, {"report"}),
+        ({"voting": {"again": 1}}, {*VOTES, "report"}),
+        ({"voting": {"panel": ["first", "second"]}}, {"report"}),
+        ({"voting": {"panel": ["first"]}}, {"vote[second]", "tally", "report"}),
+        (teachers(requests_per_minute=9, tokens_per_minute=9, concurrency=9), set()),
+        (teachers(input_usd=1, output_usd=2), set()),
         # Model and adapter
         ({"model": {"dtype": "bfloat16"}}, {*MODEL_READERS, "report"}),
         ({"model": {"attention": "eager"}}, {*MODEL_READERS, "report"}),
@@ -218,7 +266,8 @@ def test_who_reads_a_field(model: Path, change: dict[str, Any], direct: set[str]
             {"voting": {"tie": "drop"}},
             set(ALL) - {"prepare", *VOTES, "initialize", "evaluate[base]"},
         ),
-        ({"data": {"seed": 1}}, set(ALL) - {"initialize"}),
+        # A vote is keyed by its examples' ids, which the store here says are the same.
+        ({"data": {"seed": 1}}, set(ALL) - {"initialize", *VOTES}),
         ({"evaluation": {"max_new_tokens": 9}}, {*EVALUATIONS, "report"}),
     ],
     ids=str,
@@ -256,6 +305,12 @@ def far(**changes: Any) -> dict[str, Any]:
     ("change", "asks_again"),
     [
         ({"api_key_env": "OTHER_KEY"}, False),
+        ({"api_key_env": ""}, False),
+        ({"header_envs": {"X-Tenant": "TENANT"}}, False),
+        ({"requests_per_minute": 10}, False),
+        ({"tokens_per_minute": 1000.5}, False),
+        ({"concurrency": 3}, False),
+        ({"input_usd": 1, "output_usd": 2}, False),
         ({"api_base": "https://api.example.org/v2"}, False),
         ({"api_base": "http://user:secret@api.example.org/v1"}, False),
         ({"api_base": "https://elsewhere.example.org/v1"}, True),
@@ -264,6 +319,9 @@ def far(**changes: Any) -> dict[str, Any]:
         ({"model": "openai/other-model"}, True),
         ({"max_tokens": 99}, True),
         ({"temperature": 0.5}, True),
+        ({"temperature": None}, True),
+        ({"reply": "logprobs"}, True),
+        ({"reply": "text"}, True),
         ({"wording": "examiner"}, True),
     ],
     ids=str,
@@ -271,8 +329,124 @@ def far(**changes: Any) -> dict[str, Any]:
 def test_what_asks_a_remote_teacher_again(
     model: Path, change: dict[str, Any], asks_again: bool
 ) -> None:
-    again = changed(keys_of(model, far()), keys_of(model, far(**change)))
-    assert ("vote[far/0]" in again) is asks_again
+    """What doesn't asks nobody again, and what asks writes to a ledger of its own."""
+    before, after = (actions_of(model, far(**fields)) for fields in ({}, change))
+    keys = [{name: action.key for name, action in found.items()} for found in (before, after)]
+    assert ("vote[far]" in changed(*keys)) is asks_again
+    assert (before["vote[far]"].ledger != after["vote[far]"].ledger) is asks_again
+
+
+@pytest.mark.parametrize(
+    ("change", "other_ledger"),
+    [
+        ({"voting": {"again": 1}}, False),
+        ({"voting": {"tie": "drop", "quorum": 1, "labels": "random"}}, False),
+        ({"voting": {"curtailed": True}}, False),
+        ({"data": {"examples": 20}}, False),
+        ({"runtime": {"budget_usd": 1, "budget_votes": 2, "vote_concurrency": 1}}, False),
+        ({"runtime": {"vote_deadline_s": 1, "outage_s": 1, "request_timeout_s": 1}}, False),
+        ({"name": "other"}, False),
+        ({"model": {"dtype": "bfloat16"}}, False),
+        ({"voting": {"role_play": False}}, True),
+        ({"voting": {"target": "another model"}}, True),
+    ],
+    ids=str,
+)
+def test_what_a_remote_teacher_has_said_is_found_again(
+    model: Path, tmp_path: Path, change: dict[str, Any], other_ledger: bool
+) -> None:
+    one, two = (
+        rounds_of(model, tmp_path, merge(far(input_usd=0, output_usd=0), fields))
+        for fields in ({}, change)
+    )
+    assert (one["vote[far]"].ledger != two["vote[far]"].ledger) is other_ledger
+
+
+def test_the_ledger_is_the_same_for_other_ids_and_the_artifact_is_not(
+    model: Path, tmp_path: Path
+) -> None:
+    one, two, turned = (
+        rounds_of(model, tmp_path, far(), ids=ids)["vote[far]"] for ids in (IDS, IDS[:5], IDS[::-1])
+    )
+    assert one.ledger == two.ledger == turned.ledger
+    assert len({one.key, two.key, turned.key}) == 3
+    assert len(one.ledger) == 64
+
+
+def test_a_prompt_that_is_worded_anew_asks_again_under_a_new_ledger(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lorapar_core.teachers import prompts
+
+    before = actions_of(model, far())["vote[far]"]
+    monkeypatch.setattr(prompts, "_ASK", "Which?")
+    after = actions_of(model, far())["vote[far]"]
+    assert before.key != after.key
+    assert before.ledger != after.ledger
+
+
+def test_a_local_model_of_other_content_has_another_ledger(model: Path, tmp_path: Path) -> None:
+    moved = write_model(tmp_path / "elsewhere" / "model")
+    other = write_model(tmp_path / "other" / "model", weights="other")
+    ledgers = [actions_of(path)["vote[first]"].ledger for path in (model, moved, other)]
+    assert ledgers[0] == ledgers[1] != ledgers[2]
+
+
+def rounds_of(
+    model: Path,
+    tmp_path: Path,
+    change: Mapping[str, Any],
+    *,
+    ids: Sequence[str] = IDS,
+    votes: Callable[[str, str], int] = lambda _teacher, _example: 1,
+) -> dict[str, Action]:
+    """The actions of a recipe whose rounds hang on the votes."""
+    runner = _Runner(store=_Store(ids), votes=votes, folder=tmp_path)
+    pipeline(parse_recipe(merge({"name": "tiny", **tiny_recipe(model)}, change)), runner)
+    return runner.actions
+
+
+def several(count: int, **voting: Any) -> dict[str, Any]:
+    names = "abcde"[:count]
+    return {
+        "teachers": [{"name": name, "model": f"openai/{name}"} for name in names],
+        "voting": {"target": "a tiny model", **voting},
+    }
+
+
+def test_curtailed_rounds_are_called_by_their_number_and_keyed_by_whom_they_ask_about(
+    model: Path, tmp_path: Path
+) -> None:
+    def vote(teacher: str, example: str) -> int:
+        """Whoever is asked first and second differ, on some examples."""
+        return 1 + order(example, "abc").index(teacher) % 2 if example in IDS[:6] else 1
+
+    actions = rounds_of(model, tmp_path, several(3, curtailed=True), votes=vote)
+    names = [name for name in actions if name.startswith("vote[")]
+    assert names[:3] == ["vote[a]", "vote[b]", "vote[c]"]
+    assert set(names[3:]) <= {"vote[a/2]", "vote[b/2]", "vote[c/2]"}
+    assert names[3:]
+    asked = {name: actions[name].site["ids"] for name in names}
+    for name, ids in asked.items():
+        assert actions[name].config["ids"] == ids_digest(ids)
+        assert actions[name].units == len(ids)
+    for teacher in "abc":
+        twice = [i for n, ids in asked.items() if n[5] == teacher for i in ids]
+        assert len(twice) == len(set(twice))
+        ledgers = {actions[n].ledger for n in names if n[5] == teacher}
+        assert len(ledgers) == 1
+    roles = {role for role in actions["tally"].inputs if role.startswith("votes/")}
+    assert len(roles) == len(names)
+    assert "votes/a/000000" in roles
+
+
+def test_the_tally_is_another_one_where_voting_was_curtailed(model: Path, tmp_path: Path) -> None:
+    full, part = (
+        rounds_of(model, tmp_path, several(3, curtailed=curtailed)) for curtailed in (False, True)
+    )
+    assert full["tally"].key != part["tally"].key
+    assert full["vote[a]"].ledger == part["vote[a]"].ledger
+    assert full["vote[a]"].key != part["vote[a]"].key
 
 
 def test_a_remote_teachers_votes_do_not_hang_on_the_local_model(
@@ -280,21 +454,14 @@ def test_a_remote_teachers_votes_do_not_hang_on_the_local_model(
 ) -> None:
     other = write_model(tmp_path / "other", weights="other")
     again = changed(keys_of(model, far()), keys_of(other, far()))
-    assert "vote[far/0]" not in again
+    assert "vote[far]" not in again
     assert {"initialize", "sft"} <= again
-
-
-def test_another_shard_size_cuts_the_votes_anew(model: Path) -> None:
-    small, large = ({"voting": {"shard_size": size}} for size in (24, 8))
-    names = {name for name in keys_of(model, large) if name.startswith("vote[first/")}
-    assert names == {"vote[first/0]", "vote[first/1]", "vote[first/2]"}
-    assert "vote[first/0]" in changed(keys_of(model, small), keys_of(model, large))
 
 
 def test_one_more_teacher_leaves_the_others_votes(model: Path) -> None:
     third = {"name": "third", "provider": "local", "wording": "introspective"}
     more = {"teachers": [*tiny_recipe(model)["teachers"], third]}
-    assert changed(keys_of(model), keys_of(model, more)) == {"vote[third/0]", "tally", "report"}
+    assert changed(keys_of(model), keys_of(model, more)) == {"vote[third]", "tally", "report"}
 
 
 def test_more_importance_examples_score_new_shards_only(model: Path) -> None:
