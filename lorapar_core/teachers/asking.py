@@ -5,7 +5,8 @@ Every request ends as an attempt in the ledger. What a vote comes to:
 - a label, or after a second reply that is none an abstention: kept for good;
 - what will pass (429, 5xx, a time-out, a server that is gone, a reply that is no completion) is
   asked again after a pause, until the vote's deadline, an abstention that is not kept: another run
-  may ask again. While the breaker is open the deadline stands still;
+  may ask again. It counts from the vote's first failure, and stands still while the breaker is
+  open;
 - an example that the provider refuses (its length, its content) is an abstention;
 - a refusal that concerns the teacher (key, model) ends the stage, as does one that has been gone
   for too long. Votes so far are kept.
@@ -46,6 +47,7 @@ class Reply:
     label: int | None
     served_model: str
     prompt_tokens: int
+    """0: the server doesn't tell, and nobody knows what the reply cost."""
     completion_tokens: int
     logprob_1: float | None = None
     logprob_2: float | None = None
@@ -118,7 +120,7 @@ class Asking:
         self._breaker = Breaker(name, self._time, longest_s=limits.longest_cool_down_s)
         self._has_answered = bool(ledger.votes)
         self._under_way: set[asyncio.Task[Reply | Failed | Ballot]] = set()
-        self._settled = asyncio.Event()
+        self._ended = asyncio.Event()
         self._halt: LoraparError | None = None
         self._halted = asyncio.Event()
         self._no_budget: BudgetReached | None = None
@@ -165,14 +167,18 @@ class Asking:
     async def _until_done(self, workers: set[asyncio.Task[None]]) -> None:
         """Until all workers have ended. Once one fails, only what is under way is waited for."""
         halted = asyncio.create_task(self._until_halted())
-        while workers and not self._halt:
-            ended, _ = await asyncio.wait({*workers, halted}, return_when=asyncio.FIRST_COMPLETED)
-            workers -= ended
-            for task in ended - {halted}:
-                self._look_at(task)
-        for task in (*workers, halted):
-            task.cancel()
-        await asyncio.gather(*workers, halted, *self._under_way, return_exceptions=True)
+        try:
+            while workers and not self._halt:
+                ended, _ = await asyncio.wait(
+                    {*workers, halted}, return_when=asyncio.FIRST_COMPLETED
+                )
+                workers -= ended
+                for task in ended - {halted}:
+                    self._look_at(task)
+        finally:  # an error of ours or Ctrl-C loses nothing that is paid either
+            for task in (*workers, halted):
+                task.cancel()
+            await asyncio.gather(*workers, halted, *self._under_way, return_exceptions=True)
 
     async def _until_halted(self) -> None:
         await self._halted.wait()
@@ -195,26 +201,35 @@ class Asking:
     async def _vote(self, question: Question) -> Ballot:
         if self._purse and not self._purse.reserve(votes=1):
             raise self._at_the_cap(self._purse)
-        began = self._breaker.closed_s()
         unread: Reply | None = None
         failures = 0
+        failing_since = 0.0
         while True:
-            came = await self._request(question, unread)
+            try:
+                came = await self._request(question, unread)
+            except BudgetReached:
+                self._give_back_vote()
+                raise
             if isinstance(came, Ballot):
                 return came
             if isinstance(came, Reply):
                 unread = came
                 continue
-            failures += 1
             self._require_alive(came)
+            now = self._breaker.closed_s()
+            failing_since = failing_since if failures else now
+            failures += 1
             pause = max(pause_s(failures), came.retry_after_s)
-            if self._breaker.closed_s() + pause - began > self._limits.deadline_s:
+            if now + pause - failing_since > self._limits.deadline_s:
                 return self._late(question, came)
             await self._time.sleep(pause)
 
-    def _late(self, question: Question, came: Failed) -> Ballot:
+    def _give_back_vote(self) -> None:
         if self._purse:
             self._purse.give_back_vote()
+
+    def _late(self, question: Question, came: Failed) -> Ballot:
+        self._give_back_vote()
         _LOG.warning(
             "teacher %r gave no vote on example %s within %.0f s (%s last); it abstains",
             self._name,
@@ -242,8 +257,12 @@ class Asking:
                 if probe:
                     self._breaker.end_probe()
         self._under_way.add(task)
-        task.add_done_callback(self._under_way.discard)
+        task.add_done_callback(self._has_ended)
         return await asyncio.shield(task)
+
+    def _has_ended(self, task: asyncio.Task[Reply | Failed | Ballot]) -> None:
+        self._under_way.discard(task)
+        self._ended.set()
 
     async def _carry_out(
         self, question: Question, unread: Reply | None, most_usd: float, *, probe: bool
@@ -285,7 +304,7 @@ class Asking:
             "vote" if came.label else OFF_SCHEMA,
             200,
             *tokens,
-            cost_usd=self._price.of(*tokens) if self._price else None,
+            cost_usd=self._price.of(*tokens) if self._price and came.prompt_tokens else None,
             seconds=seconds,
         )
 
@@ -297,7 +316,6 @@ class Asking:
             self._purse.settle(reserved_usd=most_usd, actual_usd=actual)
         used = attempt.prompt_tokens + attempt.completion_tokens
         self._token_bucket.give_back(sum(self._tokens(question)) - used)
-        self._settled.set()
 
     def _learn(self, came: Reply | Failed, *, probe: bool) -> None:
         if isinstance(came, Reply) or came.concerns != "moment":
@@ -307,15 +325,16 @@ class Asking:
             return
         if came.status == TOO_MANY_REQUESTS:
             self._concurrency.overloaded()
-        self._breaker.failed(came.outcome, probe=probe, retry_after_s=came.retry_after_s)
+        retry_after_s = min(came.retry_after_s, self._limits.outage_s)
+        self._breaker.failed(came.outcome, probe=probe, retry_after_s=retry_after_s)
 
     async def _afford(self, usd: float) -> None:
         """Reserve; where too little is left, first wait for bills to come in lower."""
         while self._purse and not self._purse.reserve(usd=usd):
             if not self._under_way:
                 raise self._at_the_cap(self._purse)
-            self._settled.clear()
-            await self._settled.wait()
+            self._ended.clear()
+            await self._ended.wait()
 
     def _at_the_cap(self, purse: Purse) -> BudgetReached:
         return BudgetReached(

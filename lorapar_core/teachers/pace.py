@@ -161,7 +161,11 @@ class Breaker:
                 await self._changed.wait()
                 continue
             self._probing = True
-            await self._time.sleep(self._cool_down * random.uniform(0.8, 1.0))
+            try:
+                await self._time.sleep(self._cool_down * random.uniform(1.0, 1.2))
+            except asyncio.CancelledError:
+                self.end_probe()
+                raise
             if self.is_open():  # nobody who was under way has been answered meanwhile
                 return True
             self.end_probe()
@@ -189,7 +193,7 @@ class Breaker:
                 self._in_a_row,
                 what,
                 self._cool_down,
-                self._longest_s,
+                max(self._cool_down, self._longest_s),
             )
 
     def _cool(self, seconds: float, retry_after_s: float) -> None:

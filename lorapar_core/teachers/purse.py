@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from decimal import Decimal
 from pathlib import Path
 
 NANO = 1_000_000_000
@@ -48,7 +49,7 @@ class Purse:
         Raises:
             OSError: it can't be written.
         """
-        cap = None if usd_cap is None else nano(usd_cap)
+        cap = None if usd_cap is None else int(Decimal(str(usd_cap)) * NANO)
         path.write_text(json.dumps(asdict(_Sums(cap, votes_cap, nano(usd), votes))))
         return cls(path)
 

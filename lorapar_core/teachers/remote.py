@@ -28,7 +28,10 @@ from lorapar_core.teachers.teacher import Render
 
 LONGEST_REPLY = 2000
 """Characters of a reply that is no label: more says nothing more, and Parquet keeps them all."""
+SHORTEST_PART = 8
+"""Characters of a word in a header's value (`Bearer sk-…`) that is a secret by itself."""
 _PASSING = (408, 409, 425, 429)  # timeout, conflict, too early, too many requests
+_GAVE_UP = (408, 504)  # waiting for an answer that may have been made, and billed
 _OF_THE_EXAMPLE = (400, 413, 422)  # once it has answered others
 _LOG = logging.getLogger(__name__)
 
@@ -51,6 +54,7 @@ class RemoteTeacher:
         self._secrets = _secrets(teacher)
         self._form: Form = "text"
         self._answered = False
+        self._answered_in: set[Form] = set()
 
     def vote(self, questions: Sequence[Question], ledger: Ledger) -> Mapping[str, Ballot]:
         """See `Teacher`.
@@ -92,20 +96,26 @@ class RemoteTeacher:
 
     async def _send(self, question: Question, unread: str | None) -> Reply:
         form = self._form
+        request = self._request(self._messages(question, form, unread), form)
+        patience = self._runtime.request_timeout_s
         try:
-            response = await self._litellm.acompletion(
-                **self._request(self._messages(question, form, unread), form)
-            )
+            async with asyncio.timeout(patience):  # litellm's own begins again with every byte
+                response = await self._litellm.acompletion(**request)
+        except TimeoutError:
+            raise Failed("timeout", f"no reply within {patience:g} s", billed_usd=None) from None
         except _any_error(self._litellm) as error:
             failed = self._failed(error)
             if failed.status in _OF_THE_EXAMPLE and self._steps_down(form, failed):
                 return await self._send(question, unread)
             raise failed from None
-        return self._reply(response, form)
+        try:
+            return self._reply(response, form)
+        except (AttributeError, IndexError, TypeError, ValueError) as error:
+            raise Failed("malformed", self._said(error), billed_usd=None) from None
 
     def _steps_down(self, form: Form, failed: Failed) -> bool:
         """Whether the question may be put again in the form that every server knows."""
-        if self._teacher.reply != "auto" or form == "text" or self._answered:
+        if self._teacher.reply != "auto" or form == "text" or form in self._answered_in:
             return False
         if self._form != "text":
             _LOG.warning(
@@ -156,18 +166,19 @@ class RemoteTeacher:
         if not response.choices or usage is None:
             raise Failed("empty", "the reply has no choices", billed_usd=None)
         self._answered = True
+        self._answered_in.add(form)
         choice = response.choices[0]
-        text = self._storable(choice.message.content or "")
-        label, one, two = parse_reply(text), None, None
+        said = choice.message.content or ""
+        label, one, two = parse_reply(said), None, None
         if form == "logprobs" and (found := _logprobs(choice)):
             one, two = found
             label = 1 if one >= two else 2
         return Reply(
-            text=text[:LONGEST_REPLY],
+            text=self._storable(said)[:LONGEST_REPLY],
             label=label,
             served_model=self._storable(response.model or self._teacher.model),
-            prompt_tokens=usage.prompt_tokens or 0,
-            completion_tokens=usage.completion_tokens or 0,
+            prompt_tokens=max(0, usage.prompt_tokens or 0),
+            completion_tokens=max(0, usage.completion_tokens or 0),
             logprob_1=one,
             logprob_2=two,
         )
@@ -179,14 +190,21 @@ class RemoteTeacher:
         status = getattr(error, "status_code", None)
         status = status if isinstance(status, int) else None
         headers = getattr(error, "litellm_response_headers", None)
-        if isinstance(error, self._litellm.Timeout):
+        if headers is None and isinstance(error, self._litellm.Timeout):
             return Failed("timeout", said, billed_usd=None)
         if status is None or status >= 500 or status in _PASSING:
             if headers is None:  # no response came, or one that is no completion
-                if "onnection" in said:
-                    return Failed("unreachable", said)
+                if "onnection" in said:  # lost on the way, it may have been billed
+                    free = 0.0 if _never_connected(error) else None
+                    return Failed("unreachable", said, billed_usd=free)
                 return Failed("malformed", said, billed_usd=None)
-            return Failed(str(status), said, status=status, retry_after_s=_retry_after_s(headers))
+            return Failed(
+                str(status),
+                said,
+                status=status,
+                retry_after_s=_retry_after_s(headers),
+                billed_usd=None if status in _GAVE_UP else 0.0,
+            )
         return Failed(
             str(status),
             said if self._concerns(error, status) == "example" else self._refused(said),
@@ -249,7 +267,7 @@ def _secrets(teacher: TeacherConfig) -> list[str]:
                 f"teacher {teacher.name!r} takes a key from the environment variable {variable}, "
                 "which is not set; export it"
             )
-        values.append(value)
+        values += [value, *(part for part in value.split() if len(part) >= SHORTEST_PART)]
     return sorted(values, key=len, reverse=True)
 
 
@@ -271,6 +289,14 @@ def _any_error(litellm: Any) -> type[Exception]:
     `litellm.exceptions` is one more class beneath it.)"""
     kind: type[Exception] = litellm.exceptions.openai.OpenAIError
     return kind
+
+
+def _never_connected(error: BaseException | None) -> bool:
+    while error is not None:
+        if type(error).__name__ in ("ConnectError", "ConnectTimeout"):  # of httpx
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _logprobs(choice: Any) -> tuple[float, float] | None:
