@@ -592,6 +592,15 @@ class Recipe(Section):
             raise ValueError(
                 f"voting.quorum is {voting.quorum}, but {len(self.panel)} teachers vote"
             )
+        if self.judge and voting.aggregate != "majority":
+            raise ValueError(
+                "tie: escalate needs aggregate: majority; dawid_skene decides ties by itself"
+            )
+        if self.judge and self.judge.calibration == "batch":
+            raise ValueError(
+                f"voting.escalate_to is {voting.escalate_to!r}, whose calibration: batch is a mean "
+                "over the ties alone; use content_free or none"
+            )
         if voting.curtailed:
             self._check_curtailed()
 

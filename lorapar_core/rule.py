@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 Vote = int | None
 """1, 2, or None for an abstention."""
@@ -75,6 +76,12 @@ def is_certain(votes: Sequence[Vote], out: int, rule: Rule) -> bool:
 
 def needed(votes: Sequence[Vote], out: int, rule: Rule) -> int:
     """How many more votes, at the least, can make the label certain: 0 where it is."""
+    return _needed(votes.count(1), votes.count(2), votes.count(None), out, rule)
+
+
+@cache
+def _needed(ones: int, twos: int, abstained: int, out: int, rule: Rule) -> int:
+    votes: list[Vote] = [*[1] * ones, *[2] * twos, *[None] * abstained]
     for more in range(out):
         if any(is_certain([*votes, *[system] * more], out - more, rule) for system in (1, 2)):
             return more

@@ -11,12 +11,16 @@ from lorapar_core.config import TeacherConfig
 CROSSED_OUT = "***"
 SHORTEST = 6
 """Characters of a secret: a shorter one would cross out ordinary words."""
+SHORTEST_WORD = 8
+"""Of a part of one, which a server may echo alone: `Bearer` is no secret."""
 
 
 def secrets_of(teachers: Iterable[TeacherConfig], environment: Mapping[str, str]) -> list[str]:
-    """Those keys and header values of teachers that are set, the longest first."""
-    found = {environment.get(variable, "") for t in teachers for variable in t.variables}
-    return sorted((s for s in found if len(s) >= SHORTEST), key=lambda s: (-len(s), s))
+    """Those keys and header values of teachers that are set, and their words, the longest first."""
+    values = [environment.get(variable, "") for t in teachers for variable in t.variables]
+    words = [word for value in values for word in value.split() if len(word) >= SHORTEST_WORD]
+    found = {value for value in values if len(value) >= SHORTEST} | {*words}
+    return sorted(found, key=lambda secret: (-len(secret), secret))
 
 
 def crossing_out(secrets: Iterable[str]) -> Callable[[str], str]:

@@ -5,7 +5,8 @@ Every request ends as an attempt in the ledger. What a vote comes to:
 - a label, or after a second reply that is none an abstention: kept for good;
 - what will pass (429, 5xx, a time-out, a server that is gone, a reply that is no completion) is
   asked again after a pause, until the vote's deadline, an abstention that is not kept: another run
-  may ask again. While the breaker is open the deadline stands still;
+  may ask again. It counts from the vote's first failure, and stands still while the breaker is
+  open;
 - an example that the provider refuses (its length, its content) is an abstention;
 - a refusal that concerns the teacher (key, model) ends the stage, as does one that has been gone
   for too long. Votes so far are kept.
@@ -32,7 +33,11 @@ from lorapar_core.teachers.purse import Purse
 
 FIRST_ANSWER_S = 120.0
 """A teacher that has never answered is given up after so long: its address is wrong."""
-TOO_MANY_REQUESTS = 429
+WAIT_S = 0.2
+LONGEST_WAIT_S = 300.0
+"""For others' reservations, with nothing of our own under way, if no request may last longer."""
+TOO_MANY_REQUESTS, UNAVAILABLE = 429, 503
+"""Who answers so is there, and busy."""
 OFF_SCHEMA, REFUSED, LATE = "off_schema", "refused", "deadline"
 """Why a ballot has no label."""
 _LOG = logging.getLogger(__name__)
@@ -46,6 +51,7 @@ class Reply:
     label: int | None
     served_model: str
     prompt_tokens: int
+    """0: the server doesn't tell, and nobody knows what the reply cost."""
     completion_tokens: int
     logprob_1: float | None = None
     logprob_2: float | None = None
@@ -117,6 +123,8 @@ class Asking:
         self._concurrency = Concurrency(limits.concurrency, self._time)
         self._breaker = Breaker(name, self._time, longest_s=limits.longest_cool_down_s)
         self._has_answered = bool(ledger.votes)
+        self._is_there = False
+        self._longest_wait_s = max(LONGEST_WAIT_S, limits.longest_cool_down_s)
         self._under_way: set[asyncio.Task[Reply | Failed | Ballot]] = set()
         self._halt: LoraparError | None = None
         self._halted = asyncio.Event()
@@ -164,14 +172,18 @@ class Asking:
     async def _until_done(self, workers: set[asyncio.Task[None]]) -> None:
         """Until all workers have ended. Once one fails, only what is under way is waited for."""
         halted = asyncio.create_task(self._until_halted())
-        while workers and not self._halt:
-            ended, _ = await asyncio.wait({*workers, halted}, return_when=asyncio.FIRST_COMPLETED)
-            workers -= ended
-            for task in ended - {halted}:
-                self._look_at(task)
-        for task in (*workers, halted):
-            task.cancel()
-        await asyncio.gather(*workers, halted, *self._under_way, return_exceptions=True)
+        try:
+            while workers and not self._halt:
+                ended, _ = await asyncio.wait(
+                    {*workers, halted}, return_when=asyncio.FIRST_COMPLETED
+                )
+                workers -= ended
+                for task in ended - {halted}:
+                    self._look_at(task)
+        finally:  # an error of ours or Ctrl-C loses nothing that is paid either
+            for task in (*workers, halted):
+                task.cancel()
+            await asyncio.gather(*workers, halted, *self._under_way, return_exceptions=True)
 
     async def _until_halted(self) -> None:
         await self._halted.wait()
@@ -192,11 +204,20 @@ class Asking:
         return {"usd": round(self._spent_usd, 6)} if self._price and self._price.prompt else {}
 
     async def _vote(self, question: Question) -> Ballot:
-        if self._purse and not self._purse.reserve(votes=1):
-            raise self._at_the_cap(self._purse)
-        began = self._breaker.closed_s()
+        await self._afford(votes=1)
+        kept = False
+        try:
+            ballot = await self._until_decided(question)
+            kept = ballot.abstained != LATE
+        finally:
+            if self._purse:
+                self._purse.settle_vote(kept=kept)
+        return ballot
+
+    async def _until_decided(self, question: Question) -> Ballot:
         unread: Reply | None = None
         failures = 0
+        failing_since = 0.0
         while True:
             came = await self._request(question, unread)
             if isinstance(came, Ballot):
@@ -204,16 +225,16 @@ class Asking:
             if isinstance(came, Reply):
                 unread = came
                 continue
-            failures += 1
             self._require_alive(came)
+            now = self._breaker.closed_s()
+            failing_since = failing_since if failures else now
+            failures += 1
             pause = max(pause_s(failures), came.retry_after_s)
-            if self._breaker.closed_s() + pause - began > self._limits.deadline_s:
+            if now + pause - failing_since > self._limits.deadline_s:
                 return self._late(question, came)
             await self._time.sleep(pause)
 
     def _late(self, question: Question, came: Failed) -> Ballot:
-        if self._purse:
-            self._purse.give_back_vote()
         _LOG.warning(
             "teacher %r gave no vote on example %s within %.0f s (%s last); it abstains",
             self._name,
@@ -228,18 +249,19 @@ class Asking:
         tokens = self._tokens(question)
         most_usd = self._price.of(*tokens) if self._price else 0.0
         await self._concurrency.enter()
-        task, probe = None, False
+        task, afforded = None, False
         try:
             await self._requests.take(1)
             await self._token_bucket.take(sum(tokens))
+            await self._afford(usd=most_usd)
+            afforded = True
             probe = await self._breaker.wait()
-            await self._afford(most_usd)
             task = asyncio.create_task(self._carry_out(question, unread, most_usd, probe=probe))
         finally:
             if task is None:  # cancelled, or there is no money for it
                 self._concurrency.leave()
-                if probe:
-                    self._breaker.end_probe()
+                if afforded and self._purse:
+                    self._purse.settle(reserved_usd=most_usd, actual_usd=0.0)
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
         return await asyncio.shield(task)
@@ -257,7 +279,7 @@ class Asking:
         finally:
             self._concurrency.leave()
         self._settle(question, most_usd, attempt)
-        self._learn(came, probe=probe)
+        self._learn(question.example_id, came, probe=probe)
         ballot = _decided(question, came, asked_before=unread is not None)
         if ballot:
             await self._ledger.keep(ballot)
@@ -284,7 +306,7 @@ class Asking:
             "vote" if came.label else OFF_SCHEMA,
             200,
             *tokens,
-            cost_usd=self._price.of(*tokens) if self._price else None,
+            cost_usd=self._price.of(*tokens) if self._price and came.prompt_tokens else None,
             seconds=seconds,
         )
 
@@ -297,7 +319,7 @@ class Asking:
         used = attempt.prompt_tokens + attempt.completion_tokens
         self._token_bucket.give_back(sum(self._tokens(question)) - used)
 
-    def _learn(self, came: Reply | Failed, *, probe: bool) -> None:
+    def _learn(self, example_id: str, came: Reply | Failed, *, probe: bool) -> None:
         if isinstance(came, Reply) or came.concerns != "moment":
             self._has_answered = True
             self._concurrency.answered()
@@ -305,26 +327,37 @@ class Asking:
             return
         if came.status == TOO_MANY_REQUESTS:
             self._concurrency.overloaded()
-        self._breaker.failed(came.outcome, probe=probe, retry_after_s=came.retry_after_s)
-
-    async def _afford(self, usd: float) -> None:
-        """Reserve; where too little is left, first wait for bills to come in lower."""
-        while self._purse and not self._purse.reserve(usd=usd):
-            if not self._under_way:
-                raise self._at_the_cap(self._purse)
-            await asyncio.wait(self._under_way, return_when=asyncio.FIRST_COMPLETED)
-
-    def _at_the_cap(self, purse: Purse) -> BudgetReached:
-        return BudgetReached(
-            f"teacher {self._name!r} stops at the cap ({purse.told()} spent or reserved); its "
-            "votes so far are kept"
+        self._breaker.failed(
+            came.outcome,
+            example_id,
+            probe=probe,
+            answers_others=self._has_answered,
+            retry_after_s=min(came.retry_after_s, self._limits.outage_s),
         )
+        self._is_there |= came.status in (TOO_MANY_REQUESTS, UNAVAILABLE)
+
+    async def _afford(self, *, usd: float = 0.0, votes: int = 0) -> None:
+        """Reserve; where too little is left, first wait for what is reserved to come in lower.
+
+        Raises:
+            BudgetReached: it can't.
+        """
+        waited = 0.0
+        while self._purse and (answer := self._purse.reserve(usd=usd, votes=votes)) != "yes":
+            if answer == "no" or (not self._under_way and waited > self._longest_wait_s):
+                raise BudgetReached(
+                    f"teacher {self._name!r} stops at the cap ({self._purse.told()} spent); its "
+                    "votes so far are kept"
+                )
+            began = self._time.now()
+            await self._time.sleep(WAIT_S)
+            waited += self._time.now() - began
 
     def _require_alive(self, came: Failed) -> None:
         if came.concerns == "teacher":
             raise VoteError(str(came))
         patience = self._limits.outage_s
-        if not self._has_answered:
+        if not self._has_answered and not self._is_there:
             patience = min(patience, FIRST_ANSWER_S)
         if self._breaker.silent_s > patience:
             raise VoteError(

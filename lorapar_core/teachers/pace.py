@@ -5,7 +5,9 @@
 - Concurrency falls by `CUT` on 429, once a second at most (the replies of one second tell of one
   overload), and grows by `GROWTH` with every answer, up to its maximum (AIMD, as TCP does).
 - A breaker opens when `FAILURES` requests in a row have failed, whatever the failure: then nothing
-  is sent but one probe after each cool-down, which doubles. It drops no vote; it pauses.
+  is sent but one probe after each cool-down, which doubles. It drops no vote; it pauses. A teacher
+  that has answered before must have failed on `DISTINCT` examples: a few that always fail, asked
+  last, are no outage.
 
 Clock and sleep are passed in, so that tests run hours in no time.
 """
@@ -23,6 +25,7 @@ CUT = 0.7
 CUT_EVERY_S = 1.0
 GROWTH = 0.25
 FAILURES = 10
+DISTINCT = 5
 FIRST_COOL_DOWN_S = 1.0
 LONGEST_COOL_DOWN_S = 60.0
 FIRST_PAUSE_S = 0.5
@@ -134,6 +137,7 @@ class Breaker:
         self._longest_s = longest_s
         self._allowed = failures
         self._in_a_row = 0
+        self._failed_on: set[str] = set()
         self._began = time.now()
         self._open_since: float | None = None
         self._open_before_s = 0.0
@@ -161,7 +165,11 @@ class Breaker:
                 await self._changed.wait()
                 continue
             self._probing = True
-            await self._time.sleep(self._cool_down * random.uniform(0.8, 1.0))
+            try:
+                await self._time.sleep(self._cool_down * random.uniform(1.0, 1.2))
+            except asyncio.CancelledError:
+                self.end_probe()
+                raise
             if self.is_open():  # nobody who was under way has been answered meanwhile
                 return True
             self.end_probe()
@@ -172,14 +180,25 @@ class Breaker:
             _LOG.warning("teacher %r answers again after %.0f s", self._name, self.silent_s)
             self._open_before_s += self.silent_s
         self._in_a_row, self._open_since = 0, None
+        self._failed_on.clear()
         self.end_probe()
 
-    def failed(self, what: str, *, probe: bool, retry_after_s: float = 0.0) -> None:
+    def failed(
+        self,
+        what: str,
+        example_id: str,
+        *,
+        probe: bool,
+        answers_others: bool,
+        retry_after_s: float = 0.0,
+    ) -> None:
         self._in_a_row += 1
+        self._failed_on.add(example_id)
+        enough = len(self._failed_on) >= DISTINCT or not answers_others
         if probe:
             self._cool(2 * self._cool_down, retry_after_s)
             self.end_probe()
-        elif self._open_since is None and self._in_a_row >= self._allowed:
+        elif self._open_since is None and enough and self._in_a_row >= self._allowed:
             self._open_since = self._time.now()
             self._cool(FIRST_COOL_DOWN_S, retry_after_s)
             _LOG.warning(
@@ -189,7 +208,7 @@ class Breaker:
                 self._in_a_row,
                 what,
                 self._cool_down,
-                self._longest_s,
+                max(self._cool_down, self._longest_s),
             )
 
     def _cool(self, seconds: float, retry_after_s: float) -> None:

@@ -53,7 +53,8 @@ def _listed(model: str) -> Price | None:
         entry = table[name]
     if entry is None or not {"input_cost_per_token", "output_cost_per_token"} <= entry.keys():
         return None
-    return Price(entry["input_cost_per_token"], entry["output_cost_per_token"])
+    listed = Price(entry["input_cost_per_token"], entry["output_cost_per_token"])
+    return listed if listed.prompt or listed.completion else None  # the table's way of "unknown"
 
 
 @cache

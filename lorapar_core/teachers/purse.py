@@ -13,9 +13,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from decimal import Decimal
 from pathlib import Path
+from typing import Literal
 
 NANO = 1_000_000_000
+
+
+Answer = Literal["yes", "later", "no"]
 
 
 @dataclass(slots=True)
@@ -24,6 +29,8 @@ class _Sums:
     votes_cap: int | None
     usd: int
     votes: int
+    usd_reserved: int = 0
+    votes_reserved: int = 0
 
 
 class Purse:
@@ -48,31 +55,39 @@ class Purse:
         Raises:
             OSError: it can't be written.
         """
-        cap = None if usd_cap is None else nano(usd_cap)
+        cap = None if usd_cap is None else int(Decimal(str(usd_cap)) * NANO)
         path.write_text(json.dumps(asdict(_Sums(cap, votes_cap, nano(usd), votes))))
         return cls(path)
 
     def close(self) -> None:
         os.close(self._descriptor)
 
-    def reserve(self, *, usd: float = 0.0, votes: int = 0) -> bool:
-        """Take so much, if it is within the caps."""
+    def reserve(self, *, usd: float = 0.0, votes: int = 0) -> Answer:
+        """Take so much, if it is within the caps with all that is reserved ("yes"). "later": it may
+        be, once others' reservations turn out lower; "no": it won't.
+        """
         with self._locked() as sums:
             dollars, count = sums.usd + nano(usd), sums.votes + votes
             if _over(dollars, sums.usd_cap) or _over(count, sums.votes_cap):
-                return False
-            sums.usd, sums.votes = dollars, count
-            return True
+                return "no"
+            with_usd, with_votes = dollars + sums.usd_reserved, count + sums.votes_reserved
+            if _over(with_usd, sums.usd_cap) or _over(with_votes, sums.votes_cap):
+                return "later"
+            sums.usd_reserved += nano(usd)
+            sums.votes_reserved += votes
+            return "yes"
 
     def settle(self, *, reserved_usd: float, actual_usd: float) -> None:
         """Replace a reservation by the bill."""
         with self._locked() as sums:
-            sums.usd += nano(actual_usd) - nano(reserved_usd)
+            sums.usd_reserved -= nano(reserved_usd)
+            sums.usd += nano(actual_usd)
 
-    def give_back_vote(self) -> None:
-        """A vote that was reserved came to nothing."""
+    def settle_vote(self, *, kept: bool) -> None:
+        """A vote that was reserved is there, or came to nothing."""
         with self._locked() as sums:
-            sums.votes -= 1
+            sums.votes_reserved -= 1
+            sums.votes += kept
 
     def told(self) -> str:
         """`$0.0312 of $0.05`, `1200 of 1200 votes`, or both."""

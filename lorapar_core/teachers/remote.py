@@ -13,7 +13,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from lorapar_core.config import RuntimeConfig, TeacherConfig
 from lorapar_core.errors import VoteError
@@ -28,7 +28,10 @@ from lorapar_core.teachers.teacher import Render
 
 LONGEST_REPLY = 2000
 """Characters of a reply that is no label: more says nothing more, and Parquet keeps them all."""
+REFUSALS = 10
+"""Examples that a teacher may refuse one after the other: then it is the teacher that does."""
 _PASSING = (408, 409, 425, 429)  # timeout, conflict, too early, too many requests
+_GAVE_UP = (408, 504)  # waiting for an answer that may have been made, and billed
 _OF_THE_EXAMPLE = (400, 413, 422)  # once it has answered others
 _LOG = logging.getLogger(__name__)
 
@@ -52,6 +55,8 @@ class RemoteTeacher:
         self._cross_out = crossing_out(secrets_of([teacher], os.environ))
         self._form: Form = "text"
         self._answered = False
+        self._answered_in: set[Form] = set()
+        self._refused = 0
 
     def vote(self, questions: Sequence[Question], ledger: Ledger) -> Mapping[str, Ballot]:
         """See `Teacher`.
@@ -93,20 +98,26 @@ class RemoteTeacher:
 
     async def _send(self, question: Question, unread: str | None) -> Reply:
         form = self._form
+        request = self._request(self._messages(question, form, unread), form)
+        patience = self._runtime.request_timeout_s
         try:
-            response = await self._litellm.acompletion(
-                **self._request(self._messages(question, form, unread), form)
-            )
+            async with asyncio.timeout(patience):  # litellm's own begins again with every byte
+                response = await self._litellm.acompletion(**request)
+        except TimeoutError:
+            raise Failed("timeout", f"no reply within {patience:g} s", billed_usd=None) from None
         except _any_error(self._litellm) as error:
             failed = self._failed(error)
             if failed.status in _OF_THE_EXAMPLE and self._steps_down(form, failed):
-                return await self._send(question, unread)
+                raise Failed("no_schema", str(failed), status=failed.status) from None
             raise failed from None
-        return self._reply(response, form)
+        try:
+            return self._reply(response, form)
+        except (AttributeError, IndexError, TypeError, ValueError) as error:
+            raise Failed("malformed", self._said(error), billed_usd=None) from None
 
     def _steps_down(self, form: Form, failed: Failed) -> bool:
-        """Whether the question may be put again in the form that every server knows."""
-        if self._teacher.reply != "auto" or form == "text" or self._answered:
+        """Whether the question is to be put again in the form that every server knows."""
+        if self._teacher.reply != "auto" or form == "text" or form in self._answered_in:
             return False
         if self._form != "text":
             _LOG.warning(
@@ -157,18 +168,20 @@ class RemoteTeacher:
         if not response.choices or usage is None:
             raise Failed("empty", "the reply has no choices", billed_usd=None)
         self._answered = True
+        self._answered_in.add(form)
+        self._refused = 0
         choice = response.choices[0]
-        text = self._storable(choice.message.content or "")
-        label, one, two = parse_reply(text), None, None
+        said = choice.message.content or ""
+        label, one, two = parse_reply(said), None, None
         if form == "logprobs" and (found := _logprobs(choice)):
             one, two = found
             label = 1 if one >= two else 2
         return Reply(
-            text=text[:LONGEST_REPLY],
+            text=self._storable(said)[:LONGEST_REPLY],
             label=label,
             served_model=self._storable(response.model or self._teacher.model),
-            prompt_tokens=usage.prompt_tokens or 0,
-            completion_tokens=usage.completion_tokens or 0,
+            prompt_tokens=max(0, usage.prompt_tokens or 0),
+            completion_tokens=max(0, usage.completion_tokens or 0),
             logprob_1=one,
             logprob_2=two,
         )
@@ -180,40 +193,42 @@ class RemoteTeacher:
         status = getattr(error, "status_code", None)
         status = status if isinstance(status, int) else None
         headers = getattr(error, "litellm_response_headers", None)
-        if isinstance(error, self._litellm.Timeout):
+        if headers is None and isinstance(error, self._litellm.Timeout):
             return Failed("timeout", said, billed_usd=None)
         if status is None or status >= 500 or status in _PASSING:
             if headers is None:  # no response came, or one that is no completion
-                if "onnection" in said:
-                    return Failed("unreachable", said)
+                if "onnection" in said:  # lost on the way, it may have been billed
+                    free = 0.0 if _never_connected(error) else None
+                    return Failed("unreachable", said, billed_usd=free)
                 return Failed("malformed", said, billed_usd=None)
-            return Failed(str(status), said, status=status, retry_after_s=_retry_after_s(headers))
+            return Failed(
+                str(status),
+                said,
+                status=status,
+                retry_after_s=_retry_after_s(headers),
+                billed_usd=None if status in _GAVE_UP else 0.0,
+            )
+        if self._concerns_example(error, status):
+            return Failed(str(status), said, concerns="example", status=status)
         return Failed(
             str(status),
-            said if self._concerns(error, status) == "example" else self._refused(said),
-            concerns=self._concerns(error, status),
+            f"teacher {self._teacher.name!r} ({self._teacher.model}) refuses: {said}; check its "
+            "model, api_base and key",
+            concerns="teacher",
             status=status,
         )
 
-    def _concerns(self, error: Exception, status: int) -> Literal["example", "teacher"]:
-        exceptions = self._litellm
-        of_the_example = (
-            exceptions.ContentPolicyViolationError,
-            exceptions.ContextWindowExceededError,
-        )
-        if isinstance(error, of_the_example) or (self._answered and status in _OF_THE_EXAMPLE):
-            return "example"
-        return "teacher"
+    def _concerns_example(self, error: Exception, status: int) -> bool:
+        """Whether a refusal is of this example: its length, its content."""
+        kinds = self._litellm.ContentPolicyViolationError, self._litellm.ContextWindowExceededError
+        if not isinstance(error, kinds) and not (self._answered and status in _OF_THE_EXAMPLE):
+            return False
+        self._refused += 1
+        return self._refused <= REFUSALS
 
     def _said(self, error: Exception) -> str:
         text = self._storable(" ".join(str(error).split()))
         return f"{type(error).__name__}: {text}"[:300]  # cut last: no half a key
-
-    def _refused(self, said: str) -> str:
-        return (
-            f"teacher {self._teacher.name!r} ({self._teacher.model}) refuses: {said}; check its "
-            "model, api_base and key"
-        )
 
     def _storable(self, text: str) -> str:
         """`text` without secrets, and without half characters, which JSON can carry (a reply cut
@@ -265,6 +280,14 @@ def _any_error(litellm: Any) -> type[Exception]:
     `litellm.exceptions` is one more class beneath it.)"""
     kind: type[Exception] = litellm.exceptions.openai.OpenAIError
     return kind
+
+
+def _never_connected(error: BaseException | None) -> bool:
+    while error is not None:
+        if type(error).__name__ in ("ConnectError", "ConnectTimeout"):  # of httpx
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _logprobs(choice: Any) -> tuple[float, float] | None:

@@ -3,33 +3,50 @@
 from __future__ import annotations
 
 import json
+import math
+import socket
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_inputs import files, spec
+from teacher_server import expected_vote, teacher_server
 
-from lorapar_core import vote
 from lorapar_core.config import RuntimeConfig, TeacherConfig
-from lorapar_core.errors import VoteError
-from lorapar_core.parquet import read_table, write_table
-from lorapar_core.prepare import EXAMPLES
-from lorapar_core.teachers import remote
-from lorapar_core.teachers.ballot import Ballot, parse_reply, write_ballots
-from lorapar_core.teachers.remote import LONGEST_PAUSE_S, RemoteTeacher, append, read_log
+from lorapar_core.errors import BudgetReached, VoteError
+from lorapar_core.teachers.ballot import Attempt, Ballot, Question
+from lorapar_core.teachers.ledger import Entries, Ledger, read_entries
+from lorapar_core.teachers.prices import MILLION
+from lorapar_core.teachers.purse import Purse
+from lorapar_core.teachers.remote import LONGEST_REPLY, RemoteTeacher, _retry_after_s
+from lorapar_core.teachers.replies import AGAIN, ASK, REQUEST
 
 KEY = "sk-very-secret-0123456789"
-PAUSE = remote._pause
-Answer = tuple[int, dict[str, Any] | bytes]
+HEADER_TOKEN = "tok-98765-also-secret"
 
 
-def completion(content: str | None, **changed: Any) -> dict[str, Any]:
+@dataclass
+class Answer:
+    """What the server sends back."""
+
+    body: Any = None
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+    after_s: float = 0.0
+    does: str = ""
+    """Instead: `drop` the connection, `cut` the reply short, `drip` it without end."""
+
+
+def completion(content: str | None = "System 1", **changed: Any) -> Answer:
     """A chat completion as OpenAI writes it."""
     message = {"role": "assistant", "content": content}
-    return {
+    body = {
         "id": "chatcmpl-1",
         "object": "chat.completion",
         "created": 1,
@@ -38,10 +55,12 @@ def completion(content: str | None, **changed: Any) -> dict[str, Any]:
         "usage": {"prompt_tokens": 20, "completion_tokens": 3, "total_tokens": 23},
         **changed,
     }
+    return Answer({name: value for name, value in body.items() if value != "absent"})
 
 
-def failure(code: int, message: str) -> Answer:
-    return code, {"error": {"message": message, "type": "error", "code": str(code)}}
+def refusal(status: int, message: str = "no luck", code: str = "x", **more: Any) -> Answer:
+    error = {"message": message, "type": "invalid_request_error", "code": code}
+    return Answer({"error": error}, status, **more)
 
 
 class Server:
@@ -49,40 +68,65 @@ class Server:
 
     def __init__(self) -> None:
         self.requests: list[dict[str, Any]] = []
-        self.keys: list[str | None] = []
-        self.answer: Callable[[str, int], Answer] = lambda _q, _n: (200, completion("System 1"))
+        self.headers: list[dict[str, str]] = []
+        self.answer: Callable[[str, int], Answer] = lambda _question, _nth: completion()
+        self.released = threading.Event()
         self._guard = threading.Lock()
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
+
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                status, reply = outer._take(self.path, self.headers["Authorization"], body)
-                payload = reply if isinstance(reply, bytes) else json.dumps(reply).encode()
-                self.send_response(status)
+                answer = outer._take(self.path, self.headers.items(), body)
+                with suppress(BrokenPipeError, ConnectionResetError):
+                    self._give(answer)
+
+            def _give(self, answer: Answer) -> None:
+                outer.released.wait(answer.after_s)
+                if answer.does:
+                    self.close_connection = True
+                if answer.does == "drop":
+                    self.connection.shutdown(socket.SHUT_RDWR)
+                    return
+                content = answer.body
+                payload = content if isinstance(content, bytes) else json.dumps(content).encode()
+                self.send_response(answer.status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(payload)))
+                for name, value in answer.headers.items():
+                    self.send_header(name, value)
                 self.end_headers()
+                if answer.does == "cut":
+                    self.wfile.write(payload[:20])
+                    self.connection.shutdown(socket.SHUT_RDWR)
+                    return
+                while answer.does == "drip" and not outer.released.wait(0.05):
+                    self.wfile.write(b" ")
                 self.wfile.write(payload)
 
             def log_message(self, *_: Any) -> None:
                 """Nobody reads it."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
         self._thread.start()
 
-    def _take(self, path: str, key: str | None, body: dict[str, Any]) -> Answer:
+    def _take(self, path: str, headers: Iterable[tuple[str, str]], body: dict[str, Any]) -> Answer:
         with self._guard:
             assert path == "/v1/chat/completions"
-            question = body["messages"][-1]["content"]
-            asked = sum(r["messages"][-1]["content"] == question for r in self.requests)
+            question = body["messages"][0]["content"]
+            nth = sum(r["messages"][0]["content"] == question for r in self.requests)
             self.requests.append(body)
-            self.keys.append(key)
-        return self.answer(question, asked)
+            self.headers.append({name.lower(): value for name, value in headers})
+        return self.answer(question, nth)
 
     def close(self) -> None:
+        self.released.set()
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
@@ -90,279 +134,627 @@ class Server:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(remote, "_pause", lambda _attempt: 0.001)
+    monkeypatch.setattr("lorapar_core.teachers.asking.pause_s", lambda _failures: 0.001)
+    monkeypatch.setattr("lorapar_core.events._sink", lambda _event: None)
     running = Server()
     yield running
     running.close()
 
 
-def teacher(server: Server, **changed: Any) -> TeacherConfig:
-    fields = {"name": "far", "model": "openai/x", "api_base": server.url, **changed}
+@pytest.fixture
+def ledger(tmp_path: Path) -> Path:
+    return tmp_path / "ledger"
+
+
+def teacher(url: str, **changed: Any) -> TeacherConfig:
+    fields = {"name": "far", "model": "openai/x", "api_base": url, **changed}
     return TeacherConfig.model_validate(fields)
 
 
-def remote_teacher(
-    server: Server, log: Path, *, attempts: int = 4, **changed: Any
-) -> RemoteTeacher:
-    runtime = RuntimeConfig(attempts=attempts, vote_concurrency=2, request_timeout_s=10)
-    return RemoteTeacher(teacher(server, **changed), runtime, log=log)
+def questions(*ids: str) -> list[Question]:
+    return [Question(i, f"Which system does {i} need?", "42") for i in ids]
 
 
-def questions(*ids: str) -> list[tuple[str, str]]:
-    return [(example_id, f"Which system does {example_id} need?") for example_id in ids]
+@dataclass
+class Voted:
+    late: Mapping[str, Ballot]
+    entries: Entries
+
+    @property
+    def ballot(self) -> Ballot:
+        (ballot,) = self.entries.votes.values()
+        return ballot
+
+    @property
+    def attempts(self) -> list[Attempt]:
+        return self.entries.attempts
+
+    @property
+    def outcomes(self) -> list[str]:
+        return [attempt.outcome for attempt in self.attempts]
 
 
-def lines(log: Path) -> list[str]:
-    return [json.loads(line)["example_id"] for line in log.read_text().splitlines()]
-
-
-def test_half_a_character_is_kept_as_a_mark(server: Server, tmp_path: Path) -> None:
-    """JSON carries it (a reply cut inside an emoji), Parquet doesn't: the shard could never end."""
-    server.answer = lambda _question, asked: (
-        (200, json.dumps(completion("System \ud83d")).encode()) if asked < 2 else (500, {})
+def vote(
+    server: Server | str,
+    ledger: Path,
+    *ids: str,
+    runtime: Mapping[str, Any] | None = None,
+    purse: Purse | None = None,
+    **changed: Any,
+) -> Voted:
+    """Ask about the ids that the ledger doesn't hold, as the stage does."""
+    far = RemoteTeacher(
+        teacher(server if isinstance(server, str) else server.url, **changed),
+        RuntimeConfig.model_validate(
+            {"vote_concurrency": 2, "request_timeout_s": 10, **(runtime or {})}
+        ),
+        render=lambda question, form: f"{form}: {question.prompt}",
+        purse=purse,
     )
-    ballots = remote_teacher(server, tmp_path / "log").vote(questions("q1"))
-    assert (ballots[0].label, ballots[0].reply) == (None, "System ?")
-    write_ballots(tmp_path, ballots, teacher="far")
+    with Ledger.opened(ledger) as opened:
+        missing = [q for q in questions(*ids) if q.example_id not in opened.votes]
+        late = far.vote(missing, opened)
+    return Voted(late, read_entries(ledger))
 
 
-def test_a_key_that_is_not_set_is_named(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
-    with pytest.raises(VoteError, match="environment variable NO_SUCH_KEY, which is not set"):
-        remote_teacher(server, tmp_path / "log", api_key_env="NO_SUCH_KEY").vote(questions("q1"))
-    assert server.requests == []
+def replies(*answers: Answer) -> Callable[[str, int], Answer]:
+    """These first, then a completion."""
+    return lambda _question, nth: answers[nth] if nth < len(answers) else completion()
 
 
-def test_a_clean_vote(server: Server, tmp_path: Path) -> None:
-    def answer(question: str, _asked: int) -> Answer:
-        return 200, completion("System 2" if "q2" in question else " system 1. ")
-
-    server.answer = answer
-    asked = questions("q1", "q2", "q3")
-    ballots = remote_teacher(server, tmp_path / "log", temperature=0.3, max_tokens=9).vote(asked)
-    assert [(b.example_id, b.label) for b in ballots] == [("q1", 1), ("q2", 2), ("q3", 1)]
-    for ballot in ballots:
-        assert ballot.served_model.endswith("served-model-7")
-        assert (ballot.prompt_tokens, ballot.completion_tokens) == (20, 3)
-        assert ballot.attempts == 1
-        assert ballot.logprob_1 is ballot.logprob_2 is None
-        assert ballot.seconds > 0
-    assert ballots[0].reply == " system 1. "
-    assert len(server.requests) == 3
-    for request in server.requests:
-        assert request["model"] == "x"
-        assert (request["temperature"], request["max_tokens"]) == (0.3, 9)
-        assert len(request["messages"]) == 1
-    assert sorted(lines(tmp_path / "log")) == ["q1", "q2", "q3"]
+@pytest.fixture(scope="module")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """litellm imports for seconds at its first request, which some timeouts here don't leave it."""
+    calm = Server()
+    vote(calm, tmp_path_factory.mktemp("warm") / "ledger", "q", runtime={"request_timeout_s": 60})
+    calm.close()
 
 
-def test_an_unknown_price_is_none(server: Server, tmp_path: Path) -> None:
-    (unknown,) = remote_teacher(server, tmp_path / "a").vote(questions("q"))
-    assert unknown.cost_usd is None
-    server.answer = lambda _q, _n: (200, completion("System 1", model="gpt-4o-mini"))
-    (known,) = remote_teacher(server, tmp_path / "b", model="openai/gpt-4o-mini").vote(
-        questions("q")
-    )
-    assert known.cost_usd is not None
-    assert 0 < known.cost_usd < 0.001
+# A clean vote, and what is asked.
 
 
-@pytest.mark.parametrize("status", [408, 429, 500, 502, 503])
-def test_a_passing_failure_is_asked_again(server: Server, tmp_path: Path, status: int) -> None:
-    def answer(_question: str, asked: int) -> Answer:
-        return failure(status, "busy") if asked < 2 else (200, completion("System 2"))
-
-    server.answer = answer
-    (ballot,) = remote_teacher(server, tmp_path / "log").vote(questions("q"))
-    assert (ballot.label, ballot.attempts) == (2, 3)
-    assert len(server.requests) == 3  # no retries that we don't count
-
-
-def test_a_reply_that_is_no_completion_is_asked_again(server: Server, tmp_path: Path) -> None:
-    replies: list[Answer] = [
-        (200, completion("", choices=[])),
-        (200, b"<html>gateway</html>"),
-        (200, completion("System 1")),
-    ]
-    server.answer = lambda _question, asked: replies[asked]
-    (ballot,) = remote_teacher(server, tmp_path / "log").vote(questions("q"))
-    assert (ballot.label, ballot.attempts) == (1, 3)
-
-
-def test_a_slow_server_is_given_up(server: Server, tmp_path: Path) -> None:
-    released = threading.Event()
-
-    def answer(_question: str, asked: int) -> Answer:
-        if asked == 0:
-            released.wait(5)
-        return 200, completion("System 1")
-
-    server.answer = answer
-    runtime = RuntimeConfig(attempts=2, request_timeout_s=0.3)
-    (ballot,) = RemoteTeacher(teacher(server), runtime, log=tmp_path / "log").vote(questions("q"))
-    released.set()
-    assert (ballot.label, ballot.attempts) == (1, 2)
-
-
-def test_an_off_schema_reply_is_asked_once_more(server: Server, tmp_path: Path) -> None:
-    def answer(question: str, asked: int) -> Answer:
-        clear = "q1" in question and asked == 1
-        return 200, completion("System 2" if clear else "It depends: System 1 or System 2.")
-
-    server.answer = answer
-    one, two = remote_teacher(server, tmp_path / "log").vote(questions("q1", "q2"))
-    assert (one.label, one.attempts, one.prompt_tokens) == (2, 2, 40)
-    assert (two.label, two.attempts) == (None, 2)
-    assert two.reply == "It depends: System 1 or System 2."
-    assert len(server.requests) == 4
-
-
-def test_an_empty_reply_is_an_abstention(server: Server, tmp_path: Path) -> None:
-    server.answer = lambda _q, _n: (200, completion(None))
-    (ballot,) = remote_teacher(server, tmp_path / "log").vote(questions("q"))
-    assert (ballot.label, ballot.reply) == (None, "")
-
-
-@pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 422])
-def test_a_refusal_ends_it_at_once(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int
-) -> None:
-    monkeypatch.setenv("TEACHER_KEY", KEY)
-    server.answer = lambda _q, _n: failure(status, f"Incorrect API key provided: {KEY}")
-    far = remote_teacher(server, tmp_path / "log", api_key_env="TEACHER_KEY")
-    with pytest.raises(VoteError, match=r"teacher 'far' \(openai/x\) refuses") as error:
-        far.vote(questions("q"))
-    assert len(server.requests) == 1
-    assert server.keys == [f"Bearer {KEY}"]
-    assert KEY not in str(error.value)
-    assert "\n" not in str(error.value)
-    assert "check its model, api_base and key" in str(error.value)
-
-
-@pytest.mark.parametrize("before", range(200, 300, 4))
-def test_no_part_of_a_key_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int
-) -> None:
-    """The message is cut somewhere; wherever that is, the key is out of it."""
-    monkeypatch.setenv("TEACHER_KEY", KEY)
-    far = TeacherConfig(name="far", model="openai/x", api_key_env="TEACHER_KEY")
-    refused = RemoteTeacher(far, RuntimeConfig(), log=tmp_path / "log")._refused(
-        ValueError("x" * before + KEY)
-    )
-    assert KEY[:6] not in refused
-
-
-def test_failing_for_good_keeps_the_votes_there_are(server: Server, tmp_path: Path) -> None:
-    def answer(question: str, _asked: int) -> Answer:
-        return failure(500, "broken") if "q3" in question else (200, completion("System 1"))
-
-    server.answer = answer
-    far = remote_teacher(server, tmp_path / "log", attempts=3)
-    with pytest.raises(VoteError, match=r"failed 3 times in a row \(InternalServerError last\)"):
-        far.vote(questions("q1", "q2", "q3", "q4", "q5"))
-    kept = lines(tmp_path / "log")
-    assert {"q1", "q2"} <= set(kept)
-    server.answer = lambda _q, _n: (200, completion("System 2"))
-    asked = len(server.requests)
-    ballots = far.vote(questions("q1", "q2", "q3", "q4", "q5"))
-    assert len(server.requests) == asked + 5 - len(kept)
-    assert [b.label for b in ballots[:3]] == [1, 1, 2]
-
-
-def test_votes_in_the_log_are_not_asked_again(server: Server, tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    far = remote_teacher(server, log)
-    first = far.vote(questions("q1", "q2"))
-    torn = log.read_bytes()
-    log.write_bytes(torn + b'{"example_id": "q3", "label"')  # killed while it wrote
-    assert set(read_log(log)) == {"q1", "q2"}
-    assert far.vote(questions("q1", "q2")) == first
-    assert len(server.requests) == 2
-    again = far.vote(questions("q1", "q2", "q3"))
-    assert len(server.requests) == 3
-    assert again[:2] == first
-    assert set(read_log(log)) == {"q1", "q2", "q3"}
-    assert far.vote(questions("q3", "q1")) == [again[2], again[0]]
+def test_a_clean_vote(server: Server, ledger: Path) -> None:
+    server.answer = lambda question, _nth: completion("2" if "q2" in question else " system 1. ")
+    voted = vote(server, ledger, "q1", "q2", "q3")
+    assert voted.entries.votes["q1"] == Ballot("q1", 1, " system 1. ", "served-model-7")
+    assert voted.entries.votes["q2"] == Ballot("q2", 2, "2", "served-model-7")
+    assert voted.late == {}
+    assert voted.outcomes == ["vote"] * 3
+    for attempt in voted.attempts:
+        assert (attempt.status, attempt.prompt_tokens, attempt.completion_tokens) == (200, 20, 3)
+        assert attempt.seconds > 0
     assert len(server.requests) == 3
 
 
-def test_a_torn_log_is_read_wherever_it_ends(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    ballots = [Ballot(f"q{k}", 1 + k % 2, "System é", "m", cost_usd=0.5) for k in range(2)]
-    with log.open("a", encoding="utf-8") as file:
-        for ballot in ballots:
-            append(file, ballot)
-    whole = log.read_bytes()
-    first = whole.index(b"\n") + 1
-    for end in range(len(whole) + 1):
-        log.write_bytes(whole[:end])
-        held = list(read_log(log).values())
-        assert held == ballots[: (end >= first - 1) + (end >= len(whole) - 1)], end
-        with log.open("a", encoding="utf-8") as file:
-            append(file, Ballot("last", 1, "1", "m"))
-        assert "last" in read_log(log)
-    assert read_log(tmp_path / "none") == {}
-
-
-def test_the_key_reaches_the_server_and_no_file(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_is_asked_is_the_question_and_nothing_that_the_recipe_does_not_say(
+    server: Server, ledger: Path
 ) -> None:
-    monkeypatch.setenv("TEACHER_KEY", KEY)
-    ids = [f"{k:032x}" for k in range(4)]
-    columns = {name: ["1"] * 4 for name in ("answer", "reference", "source", "split")}
-    prompts = [f"What is {k}?" for k in range(4)]
-    write_table(tmp_path / "examples.parquet", {"id": ids, "prompt": prompts, **columns}, EXAMPLES)
-    out, scratch = tmp_path / "out", tmp_path / "scratch"
-    out.mkdir()
-    scratch.mkdir()
-    far = teacher(server).model_dump(exclude={"api_base", "api_key_env", "calibration"})
-    given = spec(
-        "vote",
+    vote(server, ledger, "q1", max_tokens=9, temperature=0.3)
+    assert server.requests == [
         {
-            "teacher": far,
-            "api_host": "",
-            "role_play": True,
-            "target": "tiny",
-            "start": 0,
-            "stop": 3,
-        },
-        {"examples": tmp_path / "examples.parquet"},
-        scratch,
-        site={"api_base": server.url, "api_key_env": "TEACHER_KEY"},
+            "model": "x",
+            "messages": [{"role": "user", "content": "text: Which system does q1 need?"}],
+            "max_tokens": 9,
+            "temperature": 0.3,
+        }
+    ]
+    assert server.headers[0]["authorization"] == "Bearer none"
+
+
+def test_temperature_0_is_sent_and_null_is_not(server: Server, ledger: Path) -> None:
+    vote(server, ledger, "q1")
+    vote(server, ledger, "q2", temperature=None)
+    assert server.requests[0]["temperature"] == 0.0
+    assert "temperature" not in server.requests[1]
+
+
+def test_a_second_asking_says_what_was_wrong(server: Server, ledger: Path) -> None:
+    server.answer = replies(completion("y" * 3000), completion(""), completion("System 2"))
+    voted = vote(server, ledger, "q1")
+    assert voted.outcomes == ["off_schema"] * 2
+    assert voted.ballot == Ballot("q1", None, "", "served-model-7", "off_schema")
+    one, two = (request["messages"] for request in server.requests)
+    assert two == [
+        *one,
+        {"role": "assistant", "content": "y" * LONGEST_REPLY},
+        {"role": "user", "content": AGAIN + ASK["text"]},
+    ]
+
+
+def test_a_reply_of_nothing_is_put_again_and_then_abstains(server: Server, ledger: Path) -> None:
+    server.answer = lambda _question, _nth: completion(None)
+    voted = vote(server, ledger, "q1")
+    assert (voted.ballot.label, voted.ballot.abstained) == (None, "off_schema")
+    assert server.requests[1]["messages"][1]["content"] == "…"
+
+
+def test_half_a_character_is_kept_as_a_mark(server: Server, ledger: Path) -> None:
+    """JSON carries it (a reply cut inside an emoji), Parquet doesn't: the shard could never end."""
+    server.answer = lambda *_: completion("System \ud83d", model="m\udc00")
+    voted = vote(server, ledger, "q1")
+    assert (voted.ballot.reply, voted.ballot.served_model) == ("System ?", "m?")
+
+
+# Forms of reply.
+
+
+def test_by_schema_the_provider_is_held_to_two_values(server: Server, ledger: Path) -> None:
+    server.answer = lambda *_: completion('{"system": "System 2"}')
+    voted = vote(server, ledger, "q1", reply="schema")
+    assert voted.ballot.label == 2
+    (request,) = server.requests
+    assert request["response_format"] == REQUEST["schema"]["response_format"]
+    assert request["messages"][0]["content"].startswith("schema: ")
+
+
+def test_a_schema_that_is_refused_is_no_reason_to_ask_in_another_form_than_the_recipe_says(
+    server: Server, ledger: Path
+) -> None:
+    server.answer = lambda *_: refusal(400, "response_format is not supported")
+    with pytest.raises(VoteError, match="response_format is not supported"):
+        vote(server, ledger, "q1", reply="schema")
+    assert len(server.requests) == 1
+
+
+@pytest.fixture
+def by_schema(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if litellm knew that the model takes a schema (to an api_base, auto asks for text)."""
+    monkeypatch.setattr(RemoteTeacher, "_first_form", lambda _self: "schema")
+
+
+def needs_text(question: str, _nth: int) -> Answer:
+    if question.startswith("schema"):
+        return refusal(400, "response_format is not supported")
+    return completion("System 2")
+
+
+@pytest.mark.usefixtures("by_schema")
+@pytest.mark.parametrize("status", [400, 422])
+def test_a_server_without_schemas_is_asked_for_text(
+    server: Server, ledger: Path, status: int
+) -> None:
+    server.answer = lambda question, nth: (
+        refusal(status) if question.startswith("schema") else needs_text(question, nth)
     )
-    vote.run(given, out)
-    assert set(server.keys) == {f"Bearer {KEY}"}
-    assert read_table(out / "votes.parquet", ["example_id", "label"]) == {
-        "example_id": ids[:3],
-        "label": [1, 1, 1],
-    }
-    assert read_table(out / "vote_log.parquet", ["attempts"]) == {"attempts": [1, 1, 1]}
-    written = {**files(out), **files(scratch), "spec": given.to_json().encode()}
-    assert set(written) == {"votes.parquet", "vote_log.parquet", "votes.jsonl", "spec"}
-    assert not [name for name, content in written.items() if KEY.encode() in content]
+    voted = vote(server, ledger, *"abcdef", runtime={"vote_concurrency": 1})
+    assert {ballot.label for ballot in voted.entries.votes.values()} == {2}
+    forms = [request["messages"][0]["content"].split(":")[0] for request in server.requests]
+    assert forms == ["schema"] + ["text"] * 6
+    assert "response_format" not in server.requests[-1]
 
 
-def test_pauses_grow_to_a_limit() -> None:
-    for attempt in range(1, 30):
-        full = min(LONGEST_PAUSE_S, 0.5 * 2**attempt)
-        assert all(full / 2 <= PAUSE(attempt) <= full for _ in range(20))
+@pytest.mark.usefixtures("by_schema")
+def test_a_late_no_to_a_schema_is_no_refusal_of_its_example(server: Server, ledger: Path) -> None:
+    """Two are asked at once; the second one's 400 comes after the first one's answer as text."""
+
+    def answer(question: str, nth: int) -> Answer:
+        answer = needs_text(question, nth)
+        answer.after_s = 0.5 if question.startswith("schema") and "late" in question else 0.0
+        return answer
+
+    server.answer = answer
+    voted = vote(server, ledger, "early", "late")
+    assert {i: b.label for i, b in voted.entries.votes.items()} == {"early": 2, "late": 2}
+
+
+@pytest.mark.usefixtures("by_schema")
+def test_a_re_run_finds_out_again_that_there_are_no_schemas(server: Server, ledger: Path) -> None:
+    """It knows that the teacher has answered before, and not how it was asked."""
+    server.answer = needs_text
+    vote(server, ledger, "q1")
+    voted = vote(server, ledger, "q1", "q2", "q3")
+    assert {i: b.label for i, b in voted.entries.votes.items()} == {"q1": 2, "q2": 2, "q3": 2}
+
+
+@pytest.mark.usefixtures("by_schema")
+def test_one_that_has_answered_by_schema_refuses_an_example_not_the_schema(
+    server: Server, ledger: Path
+) -> None:
+    server.answer = lambda question, _nth: (
+        refusal(400, "too odd") if "q2" in question else completion('{"system": "System 1"}')
+    )
+    voted = vote(server, ledger, "q1", "q2", "q3", runtime={"vote_concurrency": 1})
+    assert voted.entries.votes["q2"].abstained == "refused"
+    assert all(request["response_format"] for request in server.requests)
 
 
 @pytest.mark.parametrize(
-    ("reply", "label"),
+    ("model", "changed", "form"),
     [
-        ("System 1", 1),
-        ("2", 2),
-        ("\nsystem2.\n", 2),
-        ("System 3", None),
-        ("System 1 or System 2", None),
-        ("System 1\nSystem 2", None),
-        ("The answer is System 1", None),
-        ("", None),
-        ("12", None),
+        ("openai/gpt-4o-mini", {"api_base": ""}, "schema"),
+        ("openai/gpt-3.5-turbo", {"api_base": ""}, "text"),
+        ("openai/gpt-4o-mini", {}, "text"),  # a server of one's own
+        ("openai/gpt-4o-mini", {"reply": "logprobs"}, "logprobs"),
     ],
 )
-def test_only_a_bare_label_is_a_vote(reply: str, label: int | None) -> None:
-    assert parse_reply(reply) == label
+def test_the_first_form_is_what_is_known_of_the_model(
+    server: Server,
+    ledger: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    model: str,
+    changed: dict[str, Any],
+    form: str,
+) -> None:
+    monkeypatch.setenv("TEACHER_KEY", KEY)
+    monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+    monkeypatch.setenv("OPENAI_API_BASE", server.url)
+    vote(server, ledger, "q1", model=model, api_key_env="TEACHER_KEY", **changed)
+    (request,) = server.requests
+    assert request["messages"][0]["content"].startswith(f"{form}: ")
+    assert ("response_format" in request) == (form == "schema")
+
+
+def top(*pairs: tuple[str, float | None]) -> list[dict[str, Any]]:
+    return [{"token": token, "logprob": logprob, "bytes": None} for token, logprob in pairs]
+
+
+def with_logprobs(text: str, alternatives: list[dict[str, Any]]) -> Answer:
+    position = {"token": text, "logprob": -0.1, "bytes": None, "top_logprobs": alternatives}
+    message = {"role": "assistant", "content": text}
+    choice = {"index": 0, "finish_reason": "stop", "message": message}
+    return completion(choices=[{**choice, "logprobs": {"content": [position]}}])
+
+
+def test_by_log_probabilities_the_likelier_digit_is_the_vote(server: Server, ledger: Path) -> None:
+    alternatives = {
+        "q1": top(("1", -1.5), ("2", -0.25), (" 1", -0.5)),
+        "q2": top(("1", -0.125), ("two", -3.0)),  # the other one is too unlikely to be told
+    }
+    server.answer = lambda question, _nth: with_logprobs(
+        "1", alternatives["q1" if "q1" in question else "q2"]
+    )
+    voted = vote(server, ledger, "q1", "q2", reply="logprobs")
+    assert voted.entries.votes["q1"] == Ballot(
+        "q1", 2, "1", "served-model-7", logprob_1=-0.5, logprob_2=-0.25
+    )
+    assert voted.entries.votes["q2"] == Ballot("q2", 1, "1", "served-model-7")
+    for request in server.requests:
+        assert (request["logprobs"], request["top_logprobs"]) == (True, 5)
+
+
+@pytest.mark.parametrize(
+    "alternatives",
+    [None, [], [{"token": None, "logprob": None, "bytes": None}], top(("1", None), ("2", None))],
+)
+def test_odd_log_probabilities_end_nothing(server: Server, ledger: Path, alternatives: Any) -> None:
+    server.answer = replies(with_logprobs("1", alternatives))
+    voted = vote(server, ledger, "q1", reply="logprobs")
+    assert voted.ballot.label == 1
+    assert voted.outcomes in (["vote"], ["malformed", "vote"])
+
+
+# Failures told apart.
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome", "cost_usd"),
+    [
+        (refusal(429), "429", 0.0),
+        (refusal(500), "500", 0.0),
+        (refusal(503), "503", 0.0),
+        (Answer(b"<html>Connection refused</html>", 502), "502", 0.0),
+        (refusal(529), "529", 0.0),
+        (refusal(409), "409", 0.0),
+        (refusal(408), "408", None),
+        (refusal(504), "504", None),
+        (Answer(b"<html>gateway</html>"), "malformed", None),
+        (Answer(b""), "malformed", None),
+        (Answer(b"null"), "malformed", None),
+        (Answer(b'{"choices": [{"mess'), "malformed", None),
+        (Answer(b"\xff\xfe{"), "malformed", None),
+        (completion(choices=None), "malformed", None),
+        (completion(choices=[{}]), "malformed", None),
+        (completion(choices="absent"), "malformed", None),
+        (Answer({"error": {"message": "overloaded", "code": 503}}), "malformed", None),
+        (completion(model=7), "malformed", None),
+        (completion(choices=[]), "empty", None),
+        (Answer(does="drop"), "unreachable", None),
+        (Answer({"id": "x" * 500}, does="cut"), "unreachable", None),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
+def test_what_passes_is_asked_again_and_told_by_its_name(
+    server: Server, ledger: Path, answer: Answer, outcome: str, cost_usd: float | None
+) -> None:
+    server.answer = replies(answer, answer)
+    voted = vote(server, ledger, "q1", input_usd=1.0, output_usd=2.0)
+    assert voted.ballot == Ballot("q1", 1, "System 1", "served-model-7")
+    assert voted.outcomes == [outcome, outcome, "vote"]
+    assert [attempt.cost_usd for attempt in voted.attempts[:2]] == [cost_usd] * 2
+    assert len(server.requests) == 3  # litellm makes none that nobody counts
+
+
+@pytest.mark.usefixtures("server")
+def test_a_server_that_is_not_there_costs_nothing_and_is_given_up(
+    ledger: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lorapar_core.teachers.asking.FIRST_ANSWER_S", 0.0)
+    with closing(socket.socket()) as taken:
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
+        with pytest.raises(VoteError, match=r"not answered for .* s \(unreachable: "):
+            vote(url, ledger, "q1", input_usd=1, output_usd=1)
+    attempts = read_entries(ledger).attempts
+    assert {(a.outcome, a.status, a.cost_usd) for a in attempts} == {("unreachable", None, 0.0)}
+
+
+@pytest.mark.usefixtures("warm")
+@pytest.mark.parametrize("does", ["", "drip"])
+def test_a_request_without_end_is_given_up_in_time(server: Server, ledger: Path, does: str) -> None:
+    slow = completion()
+    slow.after_s, slow.does = (0.0 if does else 30.0), does
+    server.answer = replies(slow)
+    began = time.monotonic()
+    voted = vote(server, ledger, "q1", runtime={"request_timeout_s": 0.4})
+    assert time.monotonic() - began < 3
+    assert voted.outcomes == ["timeout", "vote"]
+    assert voted.attempts[0].cost_usd is None
+    assert 0.3 < voted.attempts[0].seconds < 2
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [("7", 7), ("0.5", 0.5), ("-5", 0), ("soon", 0), ("nan", 0), ("", 0), (None, 0)],
+)
+def test_the_wait_that_a_provider_asks_for_is_read(value: str | None, seconds: float) -> None:
+    assert _retry_after_s({} if value is None else {"retry-after": value}) == seconds
+
+
+def test_it_may_be_a_date() -> None:
+    ahead, past = (formatdate(time.time() + seconds, usegmt=True) for seconds in (30, -30))
+    assert 28 <= _retry_after_s({"retry-after": ahead}) <= 30
+    assert _retry_after_s({"retry-after": past}) == 0
+
+
+def test_the_wait_that_a_provider_asks_for_is_waited(server: Server, ledger: Path) -> None:
+    server.answer = replies(refusal(429, headers={"Retry-After": "0.4"}))
+    began = time.monotonic()
+    assert vote(server, ledger, "q1").outcomes == ["429", "vote"]
+    assert time.monotonic() - began > 0.4
+
+
+# Refusals.
+
+
+@pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 422])
+def test_a_refusal_before_any_answer_ends_it_at_once(
+    server: Server, ledger: Path, status: int
+) -> None:
+    server.answer = lambda *_: refusal(status, "the reason\nin lines")
+    with pytest.raises(
+        VoteError, match=r"teacher 'far' \(openai/x\) refuses: .*the reason in"
+    ) as e:
+        vote(server, ledger, "q1")
+    assert "check its model, api_base and key" in str(e.value)
+    assert "\n" not in str(e.value)
+    assert len(server.requests) == 1
+    assert read_entries(ledger).votes == {}
+    assert [a.outcome for a in read_entries(ledger).attempts] == [str(status)]
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+@pytest.mark.parametrize("answered", ["in this run", "in an earlier run"])
+def test_after_answers_a_refusal_is_of_the_example(
+    server: Server, ledger: Path, status: int, answered: str
+) -> None:
+    if answered == "in an earlier run":
+        vote(server, ledger, "q1")
+    server.answer = lambda question, _nth: (
+        refusal(status, "too odd") if "q2" in question else completion()
+    )
+    voted = vote(server, ledger, "q1", "q2", "q3", runtime={"vote_concurrency": 1})
+    refused = voted.entries.votes["q2"]
+    assert (refused.label, refused.abstained) == (None, "refused")
+    assert "too odd" in refused.reply
+    assert {i: b.label for i, b in voted.entries.votes.items()} == {"q1": 1, "q2": None, "q3": 1}
+    assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize("status", [401, 402, 403, 404])
+def test_a_key_that_is_revoked_ends_it_though_it_has_answered(
+    server: Server, ledger: Path, status: int
+) -> None:
+    server.answer = lambda question, _nth: completion() if "q1" in question else refusal(status)
+    with pytest.raises(VoteError, match="refuses"):
+        vote(server, ledger, "q1", "q2", runtime={"vote_concurrency": 1})
+    assert set(read_entries(ledger).votes) == {"q1"}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        refusal(
+            400, "This model's maximum context length is 8192 tokens", "context_length_exceeded"
+        ),
+        refusal(
+            400,
+            "Your request was rejected as a result of our safety system content_policy_violation",
+            "content_policy_violation",
+        ),
+    ],
+    ids=["length", "content"],
+)
+def test_an_example_that_is_too_long_or_not_allowed_is_refused_even_as_the_first(
+    server: Server, ledger: Path, answer: Answer
+) -> None:
+    server.answer = lambda question, _nth: answer if "q1" in question else completion()
+    voted = vote(server, ledger, "q1", "q2", runtime={"vote_concurrency": 1})
+    assert voted.entries.votes["q1"].abstained == "refused"
+    assert voted.entries.votes["q2"].label == 1
+
+
+# Money.
+
+
+def test_a_price_that_nobody_knows_is_unknown_and_one_that_is_given_is_exact(
+    server: Server, ledger: Path
+) -> None:
+    vote(server, ledger, "q1", model="openai/gpt-4o-mini")  # at a server of one's own
+    vote(server, ledger, "q2", input_usd=3.0, output_usd=15.0)
+    vote(server, ledger, "q3", input_usd=0.0, output_usd=0.0)
+    costs = {a.example_id: a.cost_usd for a in read_entries(ledger).attempts}
+    assert costs == {"q1": None, "q2": (20 * 3 + 3 * 15) / MILLION, "q3": 0.0}
+
+
+@pytest.mark.parametrize(
+    "usage",
+    ["absent", None, {}, {"prompt_tokens": -9, "completion_tokens": 3, "total_tokens": 3}],
+    ids=["absent", "null", "empty", "negative"],
+)
+def test_a_reply_that_does_not_tell_its_tokens_is_a_vote_of_unknown_cost(
+    server: Server, ledger: Path, usage: Any
+) -> None:
+    server.answer = lambda *_: completion(usage=usage)
+    voted = vote(server, ledger, "q1", input_usd=3.0, output_usd=15.0)
+    assert voted.ballot.label == 1
+    (attempt,) = voted.attempts
+    assert (attempt.prompt_tokens, attempt.cost_usd) == (0, None)
+
+
+def test_a_teacher_stops_where_its_next_request_might_cost_too_much(
+    server: Server, ledger: Path
+) -> None:
+    usd_cap = 0.002
+    with (
+        closing(Purse.create(ledger.with_name("purse"), usd_cap=usd_cap, votes_cap=None)) as purse,
+        pytest.raises(BudgetReached),
+    ):
+        vote(server, ledger, *(f"q{k}" for k in range(50)), purse=purse, input_usd=3, output_usd=3)
+    entries = read_entries(ledger)
+    spent = sum(attempt.cost_usd or math.inf for attempt in entries.attempts)
+    assert 0 < spent <= usd_cap
+    assert len(entries.votes) == len(server.requests) > 1
+
+
+# Secrets.
+
+
+def secrets(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    monkeypatch.setenv("TEACHER_KEY", KEY)
+    monkeypatch.setenv("TEACHER_HEADER", f"Token {HEADER_TOKEN}")
+    return {"api_key_env": "TEACHER_KEY", "header_envs": {"X-Org": "TEACHER_HEADER"}}
+
+
+def nothing_is_told(text: str) -> None:
+    for secret in (KEY, HEADER_TOKEN):
+        assert secret[:6] not in text
+
+
+@pytest.mark.parametrize("name", ["TEACHER_KEY", "TEACHER_HEADER"])
+def test_a_variable_that_is_not_set_is_named(
+    server: Server, ledger: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    given = secrets(monkeypatch)
+    monkeypatch.delenv(name)
+    with pytest.raises(VoteError, match=f"environment variable {name}, which is not set"):
+        vote(server, ledger, "q1", **given)
+    assert server.requests == []
+
+
+def test_secrets_reach_the_server_and_nothing_that_it_echoes_is_kept(
+    server: Server, ledger: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    echo = f"you sent {KEY} and Token {HEADER_TOKEN}, that is {HEADER_TOKEN}"
+
+    def answer(question: str, nth: int) -> Answer:
+        if "q1" in question:
+            return completion(echo, model=echo)
+        if "q2" in question:
+            return (refusal(500, echo), completion())[nth]
+        return refusal(400, echo)
+
+    server.answer = answer
+    given = secrets(monkeypatch)
+    voted = vote(server, ledger, "q1", "q2", "q3", runtime={"vote_concurrency": 1}, **given)
+    for headers in server.headers:
+        assert headers["authorization"] == f"Bearer {KEY}"
+        assert headers["x-org"] == f"Token {HEADER_TOKEN}"
+    assert voted.entries.votes["q1"].reply == "you sent *** and ***, that is ***"
+    assert voted.entries.votes["q3"].abstained == "refused"
+    nothing_is_told(ledger.read_text())
+    nothing_is_told(json.dumps(server.requests))  # what it said is not sent back to it
+
+
+@pytest.mark.parametrize("status", [401, 500])
+def test_no_error_tells_a_secret(
+    server: Server,
+    ledger: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    status: int,
+) -> None:
+    server.answer = lambda *_: refusal(status, f"Incorrect API key provided: {KEY}")
+    monkeypatch.setattr("lorapar_core.teachers.asking.FIRST_ANSWER_S", 0.0)
+    with pytest.raises(VoteError) as error:
+        vote(server, ledger, "q1", **secrets(monkeypatch))
+    told: BaseException | None = error.value
+    while told:
+        nothing_is_told(str(told))
+        told = told.__cause__
+    assert "***" in str(error.value)
+    nothing_is_told(caplog.text + ledger.read_text())
+
+
+@pytest.mark.parametrize("before", range(150, 300, 5))
+def test_no_part_of_a_secret_is_told_wherever_a_message_is_cut(
+    server: Server, monkeypatch: pytest.MonkeyPatch, before: int
+) -> None:
+    far = RemoteTeacher(
+        teacher(server.url, **secrets(monkeypatch)), RuntimeConfig(), render=lambda *_: ""
+    )
+    said = far._said(ValueError("x" * before + KEY + "y" * 1000))
+    nothing_is_told(said)
+    assert len(said) == 300
+
+
+@pytest.mark.parametrize("key", ["1", "System", "s"])
+def test_a_key_that_is_part_of_a_label_spoils_no_vote(
+    server: Server, ledger: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    """Servers of one's own take any key, such as 1."""
+    monkeypatch.setenv("TEACHER_KEY", key)
+    assert vote(server, ledger, "q1", api_key_env="TEACHER_KEY").ballot.label == 1
+    assert len(server.requests) == 1
+
+
+# All faults together.
+
+
+@pytest.mark.usefixtures("warm")
+def test_under_all_faults_at_once_every_vote_is_there_and_asked_no_more_than_needed(
+    ledger: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lorapar_core.events._sink", lambda _event: None)
+    monkeypatch.setattr("lorapar_core.teachers.asking.pause_s", lambda _failures: 0.1)
+    given = secrets(monkeypatch)
+    ids = [f"q{k}" for k in range(200)]
+    faults = {"429": 0.08, "500": 0.05, "hang": 0.01, "html": 0.03, "empty": 0.03}
+    told = {"faults": {**faults, "off_schema": 0.05}, "echo_secrets": True, "gone": [100, 1]}
+    runtime = {"vote_concurrency": 32, "request_timeout_s": 2}
+    with teacher_server(**told, retry_after_s=0.2) as server:
+        voted = vote(server.url, ledger, *ids, runtime=runtime, input_usd=1, output_usd=1, **given)
+        seen = server.seen()["seen"]
+        before = seen["requests"]
+        vote(server.url, ledger, *ids, runtime=runtime, **given)
+        assert server.seen()["seen"]["requests"] == before
+    assert voted.late == {}
+    assert set(voted.entries.votes) == set(ids)
+    for i, ballot in voted.entries.votes.items():
+        if ballot.label is None:
+            assert voted.outcomes.count("off_schema") >= 2
+        else:
+            assert ballot.label == expected_vote(f"text: Which system does {i} need?")
+    outcomes = voted.outcomes
+    assert outcomes.count("vote") == sum(b.label is not None for b in voted.entries.votes.values())
+    lost = outcomes.count("unreachable") + outcomes.count("timeout")
+    assert before <= len(outcomes) <= before + lost  # each request is an attempt
+    for name, outcome in [
+        ("429", "429"),
+        ("500", "500"),
+        ("html", "malformed"),
+        ("empty", "empty"),
+    ]:
+        assert 0 <= seen[name] - outcomes.count(outcome) <= lost
+    assert not voted.entries.under_way
+    assert KEY not in ledger.read_text()
+    assert HEADER_TOKEN not in ledger.read_text()
