@@ -9,11 +9,10 @@ from lorapar_core.report_block import Block, percent
 
 
 def trust_blocks(agreement: Mapping[str, Any]) -> list[Block]:
-    """Nothing where a single teacher voted: there is nobody to agree with."""
+    """Where a single teacher voted, there is nobody to agree with."""
     panel = [name for name in agreement["teachers"] if name != agreement["judge"]]
-    if len(panel) < 2:
-        return []
-    return [_figures(agreement), _pairs(agreement), *_divided(agreement)]
+    several = [_figures(agreement), _pairs(agreement), *_divided(agreement)]
+    return [*(several if len(panel) > 1 else []), *_flagged(agreement)]
 
 
 def _figures(agreement: Mapping[str, Any]) -> Block:
@@ -84,6 +83,21 @@ def _divided(agreement: Mapping[str, Any]) -> list[Block]:
         return []
     header = ["prompt", "answer", "votes"]
     return [Block("The most divided examples", "", header, rows)]
+
+
+def _flagged(agreement: Mapping[str, Any]) -> list[Block]:
+    if not agreement["flagged"]:
+        return []
+    words = (
+        f"{agreement['flagged']} examples read as if they spoke to the teachers rather than to the "
+        "model (lorapar_core/teachers/suspicion.py has the signs). They are labelled like all "
+        "others; look at them, and at where they came from."
+    )
+    rows = [
+        [row["prompt"], row["answer"], ", ".join(row["signs"])]
+        for row in agreement["flagged_examples"]
+    ]
+    return [Block("Suspicious examples", words, ["prompt", "answer", "signs"], rows)]
 
 
 def _vote(vote: Mapping[str, Any]) -> str:

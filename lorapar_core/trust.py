@@ -28,10 +28,12 @@ from lorapar_core.agreement import (
 from lorapar_core.dawid_skene import dawid_skene, likelier
 from lorapar_core.rounds import Votes
 from lorapar_core.rule import Label
+from lorapar_core.teachers.suspicion import signs
 
 DIGITS = 6
 DIVIDED = 20
 """Examples to look at."""
+FLAGGED = 100
 LONGEST_TEXT = 400
 """Characters of a prompt, an answer or a reply that are told."""
 ALIKE = 0.25
@@ -82,6 +84,7 @@ def trust(
         **_pairs(list(panel.votes), table),
         "dawid_skene": _dawid_skene(panel, table, labels),
         "divided": _divided(panel, examples),
+        **_flagged(examples),
     }
 
 
@@ -186,6 +189,17 @@ def _divided(panel: Panel, examples: Mapping[str, Sequence[str]]) -> list[dict[s
         }
         for row in rows
     ]
+
+
+def _flagged(examples: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Examples that read as if they spoke to the teachers; their votes may be what they ask for."""
+    rows = zip(examples["id"], examples["prompt"], examples["answer"], strict=True)
+    found = [
+        {"example_id": i, "prompt": _cut(prompt), "answer": _cut(answer), "signs": list(shown)}
+        for i, prompt, answer in rows
+        if (shown := signs(f"{prompt}\n{answer}"))
+    ]
+    return {"flagged": len(found), "flagged_examples": found[:FLAGGED]}
 
 
 def _cut(text: str) -> str:
