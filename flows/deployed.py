@@ -121,7 +121,8 @@ class PrefectRunner:
 
 
 class _Listener:
-    """Shows a stage in the UI: its logs, and for a training stage its progress and figures."""
+    """Shows a stage in the UI: its logs, the progress of voting and training, and training's
+    figures."""
 
     every_s = 5.0
     table_every_s = 60.0
@@ -131,6 +132,9 @@ class _Listener:
         self._action = action
         self._log = get_run_logger()
         self._trains = action.stage in TRAINING
+        self._unit = {"vote": "votes", **dict.fromkeys(TRAINING, "optimizer steps")}.get(
+            action.stage
+        )
         self._progress: UUID | None = None
         self._rows: list[dict[str, Any]] = []
         self._last = 0.0
@@ -145,17 +149,18 @@ class _Listener:
 
     def _step(self, event: Mapping[str, Any]) -> None:
         figures = headline(event)
-        self._rows.append({"step": event["step"], **figures, **parts(event)})
+        if self._trains:
+            self._rows.append({"step": event["step"], **figures, **parts(event)})
         now, done = time.monotonic(), event["step"] == event["total"]
         if now - self._last < self.every_s and not done:
             return
         self._last = now
         told = {"step": f"{event['step']}/{event['total']}", **figures}
         self._log.info("%s", "  ".join(f"{k} {_short(v)}" for k, v in told.items()))
-        if self._trains:
+        if self._unit:
             with self._guard, self._shown():
                 self._show(100.0 * event["step"] / max(1, event["total"]))
-                if now - self._tabled >= self.table_every_s:
+                if self._trains and now - self._tabled >= self.table_every_s:
                     self._tabled = now
                     self._show_table()
 
@@ -163,7 +168,7 @@ class _Listener:
         if self._progress is None:
             key = _artifact_key(self._action.name, "progress")
             made = create_progress_artifact(
-                percent, key=key, description=f"{self._action.name}: optimizer steps"
+                percent, key=key, description=f"{self._action.name}: {self._unit}"
             )
             self._progress = made if isinstance(made, UUID) else None
         else:

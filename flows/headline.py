@@ -13,9 +13,11 @@ NAMES = {
     "completions/clipped_ratio": "clipped",
     "frac_reward_zero_std": "equal groups",
     "tokens_per_second": "tokens/s",
+    "usd": "dollars",
 }
-"""trl's name -> ours: `clipped` is the share of completions cut at their longest length, `equal
-groups` that of groups whose completions all earned the same; `grad norm` is of active elements."""
+"""The event's name (trl's, in training) -> ours: `clipped` is the share of completions cut at their
+longest length, `equal groups` that of groups whose completions all earned the same; `grad norm` is
+of active elements."""
 
 
 def headline(event: Mapping[str, Any]) -> dict[str, float]:

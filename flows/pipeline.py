@@ -30,9 +30,10 @@ from lorapar_core.process import require_device
 from lorapar_core.quantization import require_quantization
 from lorapar_core.rewards.check import require_rewardable, require_rewards
 from lorapar_core.sharding import require_shardable
+from lorapar_core.teachers.ledger import read_entries
 from lorapar_core.teachers.prices import price_of
 from lorapar_core.trackers import require_trackers
-from tasks.action import UNKNOWN, Input, Outcome
+from tasks.action import UNKNOWN, Action, Input, Outcome
 from tasks.evaluate import evaluate
 from tasks.initialize import initialize
 from tasks.model import Model, dequantize, model_of
@@ -149,7 +150,7 @@ def require_keys(recipe: Recipe, *, environment: Mapping[str, str], store: Store
     asked = {
         action.config["teacher"]["name"]
         for action, outcome in planned.actions
-        if action.stage == "vote" and outcome.action == "missing"
+        if action.stage == "vote" and outcome.action == "missing" and _unheld(action, store)
     }
     if asked:  # whom the rounds after these ask, hangs on their votes
         asked |= {t.name for t in recipe.asked if recipe.voting.curtailed or t == recipe.judge}
@@ -161,6 +162,14 @@ def require_keys(recipe: Recipe, *, environment: Mapping[str, str], store: Store
                 "the worker starts: `lorapar down`, `lorapar up`), or remove the teacher from the "
                 "recipe"
             )
+
+
+def _unheld(action: Action, store: Store) -> bool:
+    """Whether a vote action has votes to buy: those that the ledger doesn't hold, if its examples
+    are known."""
+    ids = action.site["ids"]
+    held = read_entries(store.ledger(action.ledger)).votes if action.ledger and ids else {}
+    return not ids or any(i not in held for i in ids)
 
 
 def require_prices(recipe: Recipe) -> None:
