@@ -138,8 +138,9 @@ def faults(count: int = 5000) -> None:
     abstained = [b for b in entries.votes.values() if b.label is None]
     figure("fault_abstentions", len(abstained), "votes")
     figure("fault_attempts", len(entries.attempts), "requests")
-    reached = len(entries.attempts) - attempts["unreachable"]
-    figure("fault_attempts_not_at_the_server", reached - seen["requests"], "requests")
+    unrecorded = max(0, seen["requests"] - len(entries.attempts))
+    figure("fault_requests_unrecorded", unrecorded, "requests")
+    figure("fault_requests_in_the_outage", attempts["unreachable"], "requests")
     figure("fault_seconds_of_bound", seconds / bound, "ratio")
 
 
