@@ -36,9 +36,9 @@ DIVIDED = 20
 FLAGGED = 100
 LONGEST_TEXT = 400
 """Characters of a prompt, an answer or a reply that are told."""
-ALIKE = 0.25
-"""A pair's phi above the others' median by which it counts as alike: two that copy each other look
-as if each proved the other right, to Dawid and Skene's model above all."""
+ALIKE, LEAST_PHI = 0.25, 0.5
+"""A pair counts as alike whose phi is so far above the pairs' median, and high by itself: two that
+copy each other look as if each proved the other right, to Dawid and Skene's model above all."""
 BOOTSTRAP_SEED = 0
 
 
@@ -135,7 +135,7 @@ def _pairs(names: Sequence[str], table: np.ndarray) -> dict[str, Any]:
     alike = [
         [names[pair.first], names[pair.second]]
         for pair in found
-        if usual is not None and pair.phi is not None and pair.phi > usual + ALIKE
+        if usual is not None and (pair.phi or 0.0) > max(usual + ALIKE, LEAST_PHI)
     ]
     told = [
         {
