@@ -309,10 +309,9 @@ def expected_entries(recipe: Recipe, runner: Runner) -> list[Entry]:
 
 
 def _chosen(data: DataConfig, train: Located, test: Located | None) -> list[Entry]:
+    tested = None if test is None else _read(test, data)  # its rows are looked at in any case
     read = _read(train, data)
-    if not read:
-        return []
-    return choose(read, None if test is None else _read(test, data), data=data).train
+    return choose(read, tested, data=data).train if read else []
 
 
 def is_counted(recipe: Recipe, train: Located) -> bool:

@@ -13,19 +13,22 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from artifacts import Store
+from artifacts import Ref, Store
 from flows.summary import table
 from flows.voting import rule_of
 from lorapar_core.config import Recipe, TeacherConfig
+from lorapar_core.parquet import read_table
 from lorapar_core.rounds import Votes, is_audited, order
 from lorapar_core.rule import needed
-from lorapar_core.teachers.ballot import Ballot, Question
-from lorapar_core.teachers.calibration import labels_of
+from lorapar_core.teachers.ballot import CONTENT_FREE_ID, Question
+from lorapar_core.teachers.calibration import COLUMNS, labels_of
 from lorapar_core.teachers.ledger import Entries, read_entries
 from lorapar_core.teachers.prices import Price, likely_tokens, price_of
 from lorapar_core.teachers.replies import LIKELY_TOKENS
+from lorapar_core.teachers.teacher import Render
 from lorapar_core.vote import rendering
 from tasks.action import Action, Outcome
+from tasks.vote import asked
 
 TYPICAL = Question("", "x" * 235, "x" * 288)
 """Of GSM8K's length (means of its training set); for examples that nobody has read yet."""
@@ -65,10 +68,16 @@ def purchases(
 ) -> list[Purchase]:
     """What the planned `actions` would buy. `ids`: the examples; None while they aren't known."""
     votes = [(a, o) for a, o in actions if a.stage == "vote"]
-    entries = {name: read_entries(store.ledger(a.ledger)) for name, a in _asked(votes).items()}
-    needs = _needs(recipe, votes, entries, ids)
+    target = votes[0][0].config["target"]
+    ledgers = _ledgers(recipe, votes, target)
+    entries = {name: read_entries(store.ledger(digest)) for name, digest in ledgers.items()}
+    needs = _needs(recipe, votes, entries, ids, store)
+
+    def render(teacher: TeacherConfig) -> Render:
+        return rendering(teacher, target=target, role_play=recipe.voting.role_play)
+
     return [
-        _priced(teacher, needs[teacher.name], _asked(votes)[teacher.name], entries, question)
+        _priced(teacher, needs[teacher.name], render(teacher), entries, question)
         for teacher in recipe.asked
         if teacher.provider == "litellm" and teacher.name in needs
     ]
@@ -83,9 +92,17 @@ class _Need:
     """The examples, or how many there are while they aren't known."""
 
 
-def _asked(votes: Sequence[tuple[Action, Outcome]]) -> dict[str, Action]:
-    """Teacher -> one of its actions: all ask alike."""
-    return {action.config["teacher"]["name"]: action for action, _ in votes if action.ledger}
+def _ledgers(
+    recipe: Recipe, votes: Sequence[tuple[Action, Outcome]], target: str
+) -> dict[str, str]:
+    """Teacher -> its ledger's name, also where no round has asked it anything yet."""
+    remote = {
+        teacher.name: asked(recipe, teacher, model=None, target=target)["asked"]
+        for teacher in recipe.asked
+        if teacher.provider == "litellm"
+    }
+    others = {a.config["teacher"]["name"]: a.ledger for a, _ in votes if a.ledger}
+    return {**remote, **others}
 
 
 def _needs(
@@ -93,17 +110,19 @@ def _needs(
     votes: Sequence[tuple[Action, Outcome]],
     entries: Mapping[str, Entries],
     ids: Sequence[str] | None,
+    store: Store,
 ) -> dict[str, _Need]:
     needs: dict[str, _Need] = {}
-    open_rounds = any(outcome.action == "missing" for _, outcome in votes)
-    if recipe.voting.curtailed and ids is not None and open_rounds:
-        return _curtailed(recipe, entries, ids)
+    panel: set[str] = set()
+    if recipe.voting.curtailed and ids is not None:
+        panel = {teacher.name for teacher in recipe.panel}
+        needs = _curtailed(recipe, _held(recipe, votes, entries, store), ids)
     for action, outcome in votes:
         name = action.config["teacher"]["name"]
-        if outcome.action != "missing" or name not in entries:
+        if outcome.action != "missing" or name not in entries or name in panel:
             continue
         if ids is None:
-            needs[name] = _Need(action.units, action.units)
+            needs[name] = _Need(_least(recipe, action.units), action.units)
             continue
         about = action.site["ids"] or ids
         missing = [i for i in about if i not in entries[name].votes]
@@ -111,24 +130,25 @@ def _needs(
     return needs
 
 
-def _curtailed(
-    recipe: Recipe, entries: Mapping[str, Entries], ids: Sequence[str]
-) -> dict[str, _Need]:
+def _least(recipe: Recipe, count: int) -> int:
+    """Of so many votes of one teacher, those of a first round, where all teachers take turns."""
+    if not recipe.voting.curtailed:
+        return count
+    size = len(recipe.panel)
+    return count * needed([], size, rule_of(recipe)) // size
+
+
+def _curtailed(recipe: Recipe, held: Mapping[str, Votes], ids: Sequence[str]) -> dict[str, _Need]:
     """Follow each example's order as far as votes are held."""
-    panel = {teacher.name: teacher for teacher in recipe.panel}
-    held = {
-        name: _labels(entries[name], teacher) if name in entries else {}
-        for name, teacher in panel.items()
-    }
-    most: dict[str, list[str]] = {name: [] for name in panel}
-    least = dict.fromkeys(panel, 0)
+    most: dict[str, list[str]] = {name: [] for name in held}
+    least = dict.fromkeys(held, 0)
     for example_id in ids:
         surely, perhaps = _open_votes(recipe, example_id, held)
         for name in surely:
             least[name] += 1
         for name in (*surely, *perhaps):
             most[name].append(example_id)
-    return {name: _Need(least[name], most[name]) for name in panel if most[name]}
+    return {name: _Need(least[name], most[name]) for name in held if most[name]}
 
 
 def _open_votes(
@@ -152,23 +172,42 @@ def _open_votes(
     return [], []
 
 
-def _labels(entries: Entries, teacher: TeacherConfig) -> Votes:
-    ballots: list[Ballot] = list(entries.votes.values())
-    columns = ("example_id", "label", "logprob_1", "logprob_2")
-    rows = {name: [getattr(ballot, name) for ballot in ballots] for name in columns}
-    return labels_of([rows], teacher.calibration)[0]
+def _held(
+    recipe: Recipe,
+    votes: Sequence[tuple[Action, Outcome]],
+    entries: Mapping[str, Entries],
+    store: Store,
+) -> dict[str, Votes]:
+    """Teacher of the panel -> the votes in its ledger and in its rounds that are cached. Those tell
+    of votes that came too late, too, which no ledger keeps and nobody asks for again."""
+    tables: dict[str, list[Mapping[str, Sequence[Any]]]] = {t.name: [] for t in recipe.panel}
+    for name, known in entries.items():
+        if name in tables:
+            ballots = list(known.votes.values())
+            tables[name].append({c: [getattr(b, c) for b in ballots] for c in COLUMNS})
+    for action, outcome in votes:
+        table = outcome["votes.parquet"]
+        name = action.config["teacher"]["name"]
+        if isinstance(table, Ref) and name in tables:
+            tables[name].append(read_table(store.path(table), COLUMNS))
+    return {t.name: _labels(tables[t.name], t.calibration) for t in recipe.panel}
+
+
+def _labels(tables: Sequence[Mapping[str, Sequence[Any]]], calibration: str) -> Votes:
+    """None are known while what is taken off them isn't."""
+    known = any(CONTENT_FREE_ID in table["example_id"] for table in tables)
+    if calibration == "content_free" and not known:
+        return {}
+    return labels_of(tables, calibration)[0]
 
 
 def _priced(
     teacher: TeacherConfig,
     need: _Need,
-    action: Action,
+    render: Render,
     entries: Mapping[str, Entries],
     question: Callable[[str], Question],
 ) -> Purchase:
-    render = rendering(
-        teacher, target=action.config["target"], role_play=action.config["role_play"]
-    )
     if isinstance(need.most, int):
         messages = [render(TYPICAL, "text")]
         times = need.most

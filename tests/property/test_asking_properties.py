@@ -193,6 +193,7 @@ def test_the_budget_is_kept_to_the_nano_dollar_and_to_the_vote(
     kept = len(asked.entries.votes) - 1
     assert sums["usd"] == sum(billed(attempt) for attempt in attempts)
     assert usd_cap is None or sums["usd"] <= sums["usd_cap"]
+    assert sums["usd_reserved"] == sums["votes_reserved"] == 0
     assert sums["votes"] == kept
     assert votes_cap is None or kept <= votes_cap
     spent = asked.entries.spent_usd(set(ids))

@@ -11,7 +11,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,16 @@ import pytest
 from scripted_teacher import TOKENS, USED, Script, Teacher, ask, failed, named, said
 
 from lorapar_core.errors import BudgetReached, Stopped, VoteError
-from lorapar_core.teachers.asking import FIRST_ANSWER_S, Failed, Reply
+from lorapar_core.teachers.asking import (
+    FIRST_ANSWER_S,
+    LONGEST_WAIT_S,
+    WAIT_S,
+    Failed,
+    Reply,
+)
 from lorapar_core.teachers.ballot import Ballot
 from lorapar_core.teachers.ledger import read_entries
+from lorapar_core.teachers.pace import DISTINCT
 from lorapar_core.teachers.prices import Price
 from lorapar_core.teachers.purse import NANO, Purse, nano
 
@@ -285,6 +292,41 @@ def test_a_vote_that_fails_past_its_deadline_abstains_and_the_others_go_on(ledge
     assert asked.error is None
 
 
+@pytest.mark.parametrize("concurrency", [8, 32])
+def test_a_single_poisoned_example_of_5000_is_a_late_vote_and_no_outage(
+    ledger: Path, concurrency: int
+) -> None:
+    """Asked last it has nobody's answers beside it, and in a re-run nobody's at all."""
+
+    def poisoned(example_id: str, _nth: int) -> Reply | Exception:
+        return failed() if example_id == "q4999" else said()
+
+    for sofar in (4999, 0):
+        teacher = Teacher(poisoned)
+        asked = ask(ledger, named(5000), teacher, concurrency=concurrency)
+        assert asked.error is None
+        assert asked.late == {"q4999": Ballot("q4999", None, "", "", "deadline")}
+        assert set(asked.labels()) == set(named(4999))
+        assert sum(teacher.asked.values()) - teacher.asked["q4999"] == sofar
+        times = [at for at, i, _ in teacher.sends if i == "q4999"]
+        assert 600 - 8 - 1 <= times[-1] - times[0] <= 600
+        assert asked.seconds <= 5000 / concurrency + 600 + 10
+        assert not asked.entries.under_way
+
+
+@pytest.mark.parametrize(("poisoned", "late"), [(DISTINCT - 1, True), (DISTINCT, False)])
+def test_from_five_examples_on_it_is_the_teacher_that_fails(
+    ledger: Path, poisoned: int, late: bool
+) -> None:
+    """Of one that has answered before. In an outage the deadline stands still, so none is late."""
+    ask(ledger, ["before"], Teacher())
+    teacher = Teacher(lambda *_: failed())
+    asked = ask(ledger, named(poisoned), teacher, deadline_s=60, outage_s=1800)
+    assert len(asked.late) == (poisoned if late else 0)
+    assert isinstance(asked.error, VoteError) is not late
+    assert (asked.seconds > 1800) is not late
+
+
 def test_waiting_for_its_turn_takes_nothing_off_a_votes_deadline(ledger: Path) -> None:
     """At 3 requests a minute, 32 in flight, the last one's first request goes out after 10 min."""
     teacher = Teacher(
@@ -333,6 +375,46 @@ def test_one_that_has_answered_before_is_waited_for_longer(ledger: Path, before:
     assert 1800 <= asked.seconds <= 1800 + 100
     assert asked.labels() == {"q0": 1}
     assert teacher.asked["q0"] == (before == "this run")
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_one_that_is_busy_before_its_first_answer_is_there_and_waited_for(
+    ledger: Path, status: int
+) -> None:
+    def busy(_example_id: str, _nth: int) -> Reply | Exception:
+        early = asyncio.get_running_loop().time() < 5 * FIRST_ANSWER_S
+        return failed(str(status), status) if early else said()
+
+    asked = ask(ledger, named(100), Teacher(busy))
+    assert asked.error is None
+    assert asked.labels() == dict.fromkeys(named(100), 1)
+
+    for_ever = ask(
+        ledger.with_name("other"),
+        named(100),
+        Teacher(lambda *_: failed(str(status), status)),
+        outage_s=1800,
+    )
+    assert isinstance(for_ever.error, VoteError)
+    assert 1800 <= for_ever.seconds <= 1800 + 100
+
+
+@pytest.mark.parametrize("status", [500, 502, None])
+def test_other_failures_say_nothing_of_whether_it_is_there(
+    ledger: Path, status: int | None
+) -> None:
+    asked = ask(ledger, named(100), Teacher(lambda *_: failed("odd", status)))
+    assert isinstance(asked.error, VoteError)
+    assert FIRST_ANSWER_S <= asked.seconds <= FIRST_ANSWER_S + 100
+
+
+def test_one_that_was_busy_once_and_is_gone_then_is_waited_for_too(ledger: Path) -> None:
+    def gone(example_id: str, nth: int) -> Reply | Exception:
+        return failed("429", 429) if (example_id, nth) == ("q3", 0) else failed("unreachable", None)
+
+    asked = ask(ledger, named(100), Teacher(gone), outage_s=1800)
+    assert isinstance(asked.error, VoteError)
+    assert 1800 <= asked.seconds <= 1800 + 100
 
 
 def test_a_provider_that_asks_for_a_days_patience_gets_no_more_than_the_outage(
@@ -445,14 +527,17 @@ def test_with_64_in_flight_not_a_nano_dollar_is_overspent(ledger: Path) -> None:
     reserved: list[int] = []
 
     def looks(example_id: str, _nth: int) -> Reply:
-        reserved.append(in_purse(ledger)["usd"])
+        sums = in_purse(ledger)
+        reserved.append(sums["usd"] + sums["usd_reserved"])
+        assert sums["usd_reserved"] >= teacher.at_once * nano(MOST_USD)
         assert teacher.at_once * nano(MOST_USD) <= nano(cap)
         return said(prompt_tokens=40 + int(example_id[1:]) % 60)
 
     teacher = Teacher(looks)
     with purse_of(ledger, usd_cap=cap) as purse:
         asked = ask(ledger, named(5000), teacher, price=PRICE, purse=purse, concurrency=64)
-        spent = in_purse(ledger)["usd"]
+        spent, reserved_still = in_purse(ledger)["usd"], in_purse(ledger)["usd_reserved"]
+    assert reserved_still == 0
     assert isinstance(asked.error, BudgetReached)
     assert teacher.most_at_once >= 60
     assert max(reserved) <= nano(cap)
@@ -470,7 +555,8 @@ def test_at_the_cap_those_who_wait_are_not_left_waiting(ledger: Path) -> None:
     with purse_of(ledger, usd_cap=1.5 * MOST_USD) as purse:
         asked = ask(ledger, named(50), Teacher(lambda *_: full), price=PRICE, purse=purse)
     assert isinstance(asked.error, BudgetReached)
-    assert str(asked.error).startswith("teacher 'far' stops at the cap ($0.0002 of $0.0003 spent")
+    said_of_it = "teacher 'far' stops at the cap ($0.0002 of $0.0003 spent); its votes so far are"
+    assert str(asked.error) == f"{said_of_it} kept"
     assert len(asked.labels()) == 1
 
 
@@ -514,7 +600,7 @@ def test_exactly_the_votes_of_the_cap_are_bought(ledger: Path, cap: int) -> None
     with purse_of(ledger, votes_cap=cap) as purse:
         asked = ask(ledger, named(300), teacher, purse=purse, concurrency=64)
     assert isinstance(asked.error, BudgetReached)
-    assert f"({cap} of {cap} votes spent or reserved)" in str(asked.error)
+    assert f"({cap} of {cap} votes spent)" in str(asked.error)
     assert len(asked.labels()) == cap == sum(teacher.asked.values())
 
 
@@ -546,7 +632,7 @@ def test_votes_that_come_to_nothing_are_given_back(ledger: Path) -> None:
         asked = ask(
             ledger, named(3), Teacher(lambda *_: failed()), purse=purse, deadline_s=5, outage_s=9999
         )
-        assert in_purse(ledger)["votes"] == 0
+        assert (in_purse(ledger)["votes"], in_purse(ledger)["votes_reserved"]) == (0, 0)
     assert set(asked.late) == set(named(3))
 
 
@@ -554,6 +640,7 @@ def test_votes_that_are_too_dear_are_given_back(ledger: Path) -> None:
     with purse_of(ledger, votes_cap=100, usd_cap=MOST_USD + USED_USD) as purse:
         asked = ask(ledger, named(50), Teacher(), price=PRICE, purse=purse)
         assert in_purse(ledger)["votes"] == len(asked.labels()) > 0
+        assert in_purse(ledger)["votes_reserved"] == in_purse(ledger)["usd_reserved"] == 0
     assert isinstance(asked.error, BudgetReached)
 
 
@@ -574,3 +661,123 @@ def test_money_that_is_spent_sends_nothing(ledger: Path) -> None:
     assert isinstance(asked.error, BudgetReached)
     assert not teacher.sends
     assert not asked.entries.sent
+
+
+# What others have reserved.
+
+
+def in_cents(ledger: Path, *, others_usd: float, others_votes: int = 0, **caps: Any) -> Purse:
+    """A purse in which another process has reserved something."""
+    purse = Purse.create(
+        ledger.with_name("purse"),
+        usd_cap=caps.get("usd_cap"),
+        votes_cap=caps.get("votes_cap"),
+    )
+    assert purse.reserve(usd=others_usd, votes=others_votes) == "yes"
+    return purse
+
+
+@pytest.mark.parametrize("after_s", [1, 100, LONGEST_WAIT_S - 1])
+def test_who_is_held_up_by_anothers_reservation_waits_for_its_bill(
+    ledger: Path, after_s: float
+) -> None:
+    with closing(in_cents(ledger, others_usd=0.9, usd_cap=0.9 + MOST_USD / 2)) as purse:
+
+        async def bill(_task: asyncio.Task[Any]) -> None:
+            await asyncio.sleep(after_s)
+            purse.settle(reserved_usd=0.9, actual_usd=0.1)
+
+        teacher = Teacher()
+        asked = ask(ledger, named(20), teacher, price=PRICE, purse=purse, beside=bill)
+    assert asked.error is None
+    assert len(asked.labels()) == 20
+    assert after_s <= teacher.sends[0][0] <= after_s + 2 * WAIT_S
+
+
+def test_who_waits_learns_at_once_that_the_other_has_spent_it(ledger: Path) -> None:
+    with closing(in_cents(ledger, others_usd=0.9, usd_cap=0.9 + MOST_USD / 2)) as purse:
+
+        async def bill(_task: asyncio.Task[Any]) -> None:
+            await asyncio.sleep(50)
+            purse.settle(reserved_usd=0.9, actual_usd=0.9)
+
+        teacher = Teacher()
+        asked = ask(ledger, named(20), teacher, price=PRICE, purse=purse, beside=bill)
+    assert isinstance(asked.error, BudgetReached)
+    assert "($0.9000 of $0.900" in str(asked.error)
+    assert 50 <= asked.seconds <= 51
+    assert not teacher.sends
+
+
+@pytest.mark.parametrize("cool_down_s", [60.0, 1000.0])
+def test_nobody_waits_longer_than_another_request_may_last(
+    ledger: Path, cool_down_s: float
+) -> None:
+    """Its process may have been killed, and will never settle."""
+    longest = max(LONGEST_WAIT_S, cool_down_s)
+    with closing(in_cents(ledger, others_usd=0.9, usd_cap=0.9 + MOST_USD / 2)) as purse:
+        teacher = Teacher()
+        asked = ask(
+            ledger,
+            named(20),
+            teacher,
+            price=PRICE,
+            purse=purse,
+            longest_cool_down_s=cool_down_s,
+        )
+        assert in_purse(ledger)["usd_reserved"] == nano(0.9)
+        assert in_purse(ledger)["votes_reserved"] == 0
+    assert isinstance(asked.error, BudgetReached)
+    assert "($0.0000 of $0.900" in str(asked.error), "what is reserved is not spent"
+    assert longest <= asked.seconds <= longest + 1
+    assert not teacher.sends
+
+
+def test_votes_that_others_have_reserved_are_waited_for_too(ledger: Path) -> None:
+    with closing(in_cents(ledger, others_usd=0.0, others_votes=3, votes_cap=5)) as purse:
+
+        async def ends(_task: asyncio.Task[Any]) -> None:
+            for kept in (False, True, False):
+                await asyncio.sleep(40)
+                purse.settle_vote(kept=kept)
+
+        asked = ask(ledger, named(20), Teacher(), purse=purse, beside=ends)
+        assert in_purse(ledger)["votes"] == 5
+    assert isinstance(asked.error, BudgetReached)
+    assert len(asked.labels()) == 4
+    assert 120 <= asked.seconds <= 122
+
+
+def test_while_something_of_its_own_is_under_way_it_waits_however_long(ledger: Path) -> None:
+    teacher = Teacher(takes=lambda example_id, _nth: 3 * LONGEST_WAIT_S * (example_id == "q0"))
+    with purse_of(ledger, usd_cap=MOST_USD + 19 * USED_USD) as purse:
+        asked = ask(ledger, named(20), teacher, price=PRICE, purse=purse)
+    assert asked.error is None
+    assert len(asked.labels()) == 20
+
+
+def test_a_reservation_of_what_was_not_sent_is_given_back(ledger: Path) -> None:
+    """Those who wait for the breaker have afforded their request already."""
+    seen: list[int] = []
+
+    async def stops(task: asyncio.Task[Any]) -> None:
+        await asyncio.sleep(1000)
+        seen.append(in_purse(ledger)["usd_reserved"])
+        task.cancel()
+
+    teacher = Teacher(lambda example_id, _nth: said() if example_id == "q0" else failed())
+    with purse_of(ledger, usd_cap=1.0, votes_cap=100) as purse, suppress(asyncio.CancelledError):
+        ask(ledger, named(100), teacher, price=PRICE, purse=purse, beside=stops)
+    sums = in_purse(ledger)
+    assert seen[0] > nano(MOST_USD)
+    assert (sums["usd_reserved"], sums["votes_reserved"]) == (0, 0)
+    assert (sums["usd"], sums["votes"]) == (nano(USED_USD), 1)
+
+
+def test_after_an_end_by_the_teacher_nothing_stays_reserved(ledger: Path) -> None:
+    teacher = Teacher(lambda example_id, _nth: said() if example_id == "q0" else failed())
+    with purse_of(ledger, usd_cap=1.0, votes_cap=100) as purse:
+        asked = ask(ledger, named(100), teacher, price=PRICE, purse=purse, outage_s=900)
+    assert isinstance(asked.error, VoteError)
+    sums = in_purse(ledger)
+    assert (sums["usd_reserved"], sums["votes_reserved"], sums["votes"]) == (0, 0, 1)

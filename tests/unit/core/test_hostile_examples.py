@@ -13,6 +13,7 @@ from lorapar_core.teachers import fence, prompts
 from lorapar_core.teachers.fence import LOOK_ALIKE, fence_code
 from lorapar_core.teachers.flips import Flips, count_flips
 from lorapar_core.teachers.prompts import vote_prompt
+from lorapar_core.teachers.replies import ASK
 from lorapar_core.teachers.suspicion import signs
 
 WORDINGS = ("direct", "examiner", "introspective")
@@ -97,7 +98,8 @@ def test_no_attack_leaves_its_fence(example: HostileExample, wording: str) -> No
     assert code not in before + data + ask
     assert data.startswith(f"Task:\n{example.innocent_prompt}")
     assert example.innocent_answer in data
-    assert ask == prompts._ASK  # the instruction, last, and nothing with it
+    expected = f"Which system does this task need? {ASK['text']}"
+    assert ask == expected  # the instruction, last, and nothing with it
     assert text == question(example, wording=wording)
 
 

@@ -119,4 +119,10 @@ def test_no_message_has_more_tokens_than_bytes_and_a_frame(message: str) -> None
 
 def test_half_a_character_is_counted() -> None:
     assert most_tokens("\ud83d") == 1 + prices.FRAME_TOKENS
-    assert likely_tokens("a" * 400) == pytest.approx(100, rel=0.1)
+    assert likely_tokens("\ud83d") == 1 / 4 + prices.LIKELY_FRAME_TOKENS
+
+
+def test_likely_are_four_bytes_a_token_and_what_stands_around_a_message() -> None:
+    assert likely_tokens("") == prices.LIKELY_FRAME_TOKENS == 16
+    assert likely_tokens("a" * 400) == 100 + 16
+    assert likely_tokens("é" * 400) == 200 + 16

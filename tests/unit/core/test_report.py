@@ -244,7 +244,10 @@ def test_one_teacher_has_nobody_to_agree_with(tmp_path: Path) -> None:
         ("alone", {"teachers": LOCAL[:1]}),
         (
             "judged",
-            {"teachers": LOCAL[:2], "voting": {"tie": "escalate", "escalate_to": "two"}},
+            {
+                "teachers": [LOCAL[0], teacher("two", calibration="content_free")],
+                "voting": {"tie": "escalate", "escalate_to": "two"},
+            },
         ),
     ):
         _, markdown = pages(report(tmp_path / name, **how))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import socket
 import threading
 import time
@@ -24,7 +25,12 @@ from lorapar_core.teachers.ballot import Attempt, Ballot, Question
 from lorapar_core.teachers.ledger import Entries, Ledger, read_entries
 from lorapar_core.teachers.prices import MILLION
 from lorapar_core.teachers.purse import Purse
-from lorapar_core.teachers.remote import LONGEST_REPLY, RemoteTeacher, _retry_after_s
+from lorapar_core.teachers.remote import (
+    LONGEST_REPLY,
+    REFUSALS,
+    RemoteTeacher,
+    _retry_after_s,
+)
 from lorapar_core.teachers.replies import AGAIN, ASK, REQUEST
 
 KEY = "sk-very-secret-0123456789"
@@ -321,6 +327,11 @@ def test_a_server_without_schemas_is_asked_for_text(
     forms = [request["messages"][0]["content"].split(":")[0] for request in server.requests]
     assert forms == ["schema"] + ["text"] * 6
     assert "response_format" not in server.requests[-1]
+    assert voted.outcomes == ["no_schema"] + ["vote"] * 6, "a request is an attempt"
+    assert voted.attempts[0] == Attempt(
+        "a", "no_schema", status, cost_usd=0.0, seconds=voted.attempts[0].seconds
+    )
+    assert not voted.entries.under_way
 
 
 @pytest.mark.usefixtures("by_schema")
@@ -335,6 +346,7 @@ def test_a_late_no_to_a_schema_is_no_refusal_of_its_example(server: Server, ledg
     server.answer = answer
     voted = vote(server, ledger, "early", "late")
     assert {i: b.label for i, b in voted.entries.votes.items()} == {"early": 2, "late": 2}
+    assert sorted(voted.outcomes) == ["no_schema"] * 2 + ["vote"] * 2
 
 
 @pytest.mark.usefixtures("by_schema")
@@ -550,6 +562,38 @@ def test_after_answers_a_refusal_is_of_the_example(
     assert len(server.requests) == 3
 
 
+@pytest.mark.parametrize("answered", ["in this run", "in an earlier run"])
+def test_one_that_refuses_example_after_example_is_refusing_itself(
+    server: Server, ledger: Path, answered: str
+) -> None:
+    """Its model may have been withdrawn, which some say by 400: no thousand abstentions of it."""
+    server.answer = lambda question, _nth: (
+        completion() if "first" in question else refusal(400, "model withdrawn")
+    )
+    if answered == "in an earlier run":
+        vote(server, ledger, "first")
+    ids = ["first", *(f"q{k}" for k in range(100))]
+    with pytest.raises(VoteError, match=r"teacher 'far' \(openai/x\) refuses: .*model withdrawn"):
+        vote(server, ledger, *ids, runtime={"vote_concurrency": 1})
+    votes = read_entries(ledger).votes
+    assert set(votes) == {"first", *(f"q{k}" for k in range(REFUSALS))}
+    assert len(server.requests) == 1 + REFUSALS + 1
+
+
+def test_refusals_with_answers_in_between_are_of_their_examples(
+    server: Server, ledger: Path
+) -> None:
+    """All but every tenth of them."""
+    count = 3 * REFUSALS
+    server.answer = lambda question, _nth: (
+        completion() if re.search(r"q\d*0 ", question) else refusal(400, "too odd")
+    )
+    voted = vote(server, ledger, *(f"q{k}" for k in range(count)), runtime={"vote_concurrency": 1})
+    labels = [ballot.label for ballot in voted.entries.votes.values()]
+    assert labels == [1 if k % 10 == 0 else None for k in range(count)]
+    assert voted.outcomes == ["vote" if label else "400" for label in labels]
+
+
 @pytest.mark.parametrize("status", [401, 402, 403, 404])
 def test_a_key_that_is_revoked_ends_it_though_it_has_answered(
     server: Server, ledger: Path, status: int
@@ -614,7 +658,7 @@ def test_a_reply_that_does_not_tell_its_tokens_is_a_vote_of_unknown_cost(
 def test_a_teacher_stops_where_its_next_request_might_cost_too_much(
     server: Server, ledger: Path
 ) -> None:
-    usd_cap = 0.002
+    usd_cap = 0.003
     with (
         closing(Purse.create(ledger.with_name("purse"), usd_cap=usd_cap, votes_cap=None)) as purse,
         pytest.raises(BudgetReached),

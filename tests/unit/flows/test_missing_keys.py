@@ -151,7 +151,7 @@ def test_the_judge_s_key_is_needed_where_votes_tie(
     cast(judged, store, "far", {IDS[0]: 1, IDS[1]: 2}, tmp_path)
     with pytest.raises(ConfigError, match="teacher 'third' takes its key"):
         require_keys(judged, environment={}, store=store)
-    cast(judged, store, "third", {IDS[1]: 2}, tmp_path)
+    cast(judged, store, "third/2", {IDS[1]: 2}, tmp_path)
     require_keys(judged, environment={}, store=store)
 
 

@@ -224,12 +224,20 @@ def test_an_absent_base_is_named_and_votes_are_counted(
     assert planned["absent"] == [recipe.model.base]
     assert planned["votes"] == 7473 * len(recipe.teachers), "GSM8K's training set, as an estimate"
     assert planned["votes_exact"] is False
-    assert planned["cost_usd"] is None
+    assert planned["votes_least"] == planned["votes"], "nothing is curtailed"
+    assert planned["local_votes"] == 0
+    assert [p["teacher"] for p in planned["purchases"]] == [t.name for t in recipe.teachers]
+    assert 1 < planned["cost_usd"] < planned["cost_usd_longest"] < 20, "all have a price"
+    for figure in ("votes", "votes_least", "cost_usd", "cost_usd_longest"):
+        sums = sum(purchase[figure] for purchase in planned["purchases"])
+        assert planned[figure] == pytest.approx(sums, abs=1e-5)
 
     assert cli.main(["plan", name]) == 0
     said = capsys.readouterr().out
     assert f"absent on this machine: {recipe.model.base}; a run downloads it" in said
-    assert f"votes to buy: about {planned['votes']} (cost unknown)" in said
+    assert f"votes to buy: about {planned['votes']} (about ${planned['cost_usd']:.2f})" in said
+    for teacher in recipe.teachers:
+        assert any(line.startswith(f"{teacher.name} ") for line in said.splitlines())
     assert "not set: OPENAI_API_KEY" in said
 
 
@@ -590,8 +598,20 @@ CURTAILED: dict[str, Any] = {"voting": {"curtailed": True}}
             for field in ("input_usd", "output_usd")
         ),
         (teacher(model="m", input_usd=-1, output_usd=1), "input_usd: -1 is wrong"),
-        (teacher(model="m", header_envs={"X-Key": "a key!"}), "X-Key: 'a key!' is wrong"),
-        (teacher(model="m", api_key_env="sk-123"), "api_key_env: 'sk-123' is wrong"),
+        (
+            voting(tie="escalate", escalate_to="c", aggregate="dawid_skene"),
+            "tie: escalate needs aggregate: majority; dawid_skene decides ties by itself",
+        ),
+        (
+            {
+                "teachers": [
+                    {**TEACHER, "name": "a", "calibration": "none"},
+                    {**TEACHER, "name": "b", "calibration": "batch"},
+                ],
+                "voting": {"tie": "escalate", "escalate_to": "b"},
+            },
+            "voting.escalate_to is 'b', whose calibration: batch is a mean over the ties alone",
+        ),
         ({**teacher(model="m"), "runtime": {"budget_usd": -0.1}}, "budget_usd: -0.1 is wrong"),
         ({**teacher(model="m"), "runtime": {"budget_votes": 0.5}}, "budget_votes: 0.5 is wrong"),
     ],
@@ -603,6 +623,52 @@ def test_teachers_and_votes_that_can_not_be_are_refused(
         parse_recipe(fields)
     assert message in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        *(
+            (field, "api_key_env and header_envs take names of environment variables")
+            for secret in ("sk-secret-1", "a secret!", "1secret", "secret\n", "$secret", "sécret")
+            for field in ({"api_key_env": secret}, {"header_envs": {"X-Key": secret}})
+        ),
+        *(
+            ({"api_base": api_base}, "api_base has a user and a password in it; give these by")
+            for api_base in (
+                "https://user:secret@api.example.org/v1",
+                "http://secret@localhost:8000",
+                "http://user:sec@ret@localhost/v1",
+                "//user:secret@localhost",
+            )
+        ),
+    ],
+    ids=str,
+)
+def test_a_secret_in_a_recipe_is_refused_and_not_shown(
+    fields: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_recipe(teacher(model="m", **fields))
+    told: BaseException | None = caught.value
+    assert message in str(told)
+    assert str(told).startswith("teachers.0: ")
+    assert len(str(told).splitlines()) == 1
+    while told:
+        assert "secret" not in str(told)
+        assert "ret@" not in str(told)
+        told = told.__cause__
+
+
+@pytest.mark.parametrize("variable", ["KEY", "_key", "Key_2", "OPENAI_API_KEY"])
+def test_a_variables_name_is_taken(variable: str) -> None:
+    fields = teacher(model="m", api_key_env=variable, header_envs={"X-Key": variable})
+    assert parse_recipe(fields).teachers[0].variables == [variable]
+
+
+def test_an_at_sign_in_an_api_bases_path_is_no_password() -> None:
+    fields = teacher(model="m", api_base="https://api.example.org/@us/v1")
+    assert parse_recipe(fields).teachers[0].api_base == "https://api.example.org/@us/v1"
 
 
 @pytest.mark.parametrize(

@@ -312,7 +312,7 @@ def far(**changes: Any) -> dict[str, Any]:
         ({"concurrency": 3}, False),
         ({"input_usd": 1, "output_usd": 2}, False),
         ({"api_base": "https://api.example.org/v2"}, False),
-        ({"api_base": "http://user:secret@api.example.org/v1"}, False),
+        ({"api_base": "http://api.example.org/v1?tenant=secret"}, False),
         ({"api_base": "https://elsewhere.example.org/v1"}, True),
         ({"api_base": "https://api.example.org:8443/v1"}, True),
         ({"api_base": ""}, True),
@@ -564,10 +564,10 @@ def values(thing: Any) -> Iterator[Any]:
         yield thing
 
 
-def test_no_key_holds_a_path_a_password_or_a_keys_name(model: Path, tmp_path: Path) -> None:
+def test_no_key_holds_a_path_a_query_or_a_keys_name(model: Path, tmp_path: Path) -> None:
     file = tmp_path / "mine.jsonl"
     file.write_text('{"prompt": "1 + 1?", "answer": "2"}\n')
-    secret = "http://user:secret@api.example.org/v1"
+    secret = "http://api.example.org/v1/secret?key=secret#secret"
     change = {"data": {"source": str(file), "test_source": f"file://{file}"}}
     change |= far(api_base=secret)
     change["teachers"].append({"name": "near", "provider": "local", "model": str(model)})
