@@ -29,7 +29,7 @@ MODULE_LETTERS = {
 PAPER_REWARDS = ("correctness", "integer", "strict_format", "loose_format", "tag_credit")
 OUR_REWARDS = ("free_form", "code", "execution")
 """Our choice: the paper doesn't say what it rewarded beyond GSM8K."""
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z_0-9]*")
+_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,63}")
 _IMPORT_PATH = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 Sandbox = Literal["isolated", "limits"]
@@ -103,7 +103,8 @@ class TeacherConfig(Section):
     """A model that votes System 1 or System 2 on each example."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
-    """Names the teacher in votes, reports and the UI."""
+    """Names the teacher in votes, reports and the UI, and is part of its votes' keys: under another
+    name it is asked anew, so that one model may vote twice."""
     provider: Literal["local", "litellm", "replay"] = "litellm"
     """`litellm`: any provider litellm knows; `local`: a transformers model on this machine;
     `replay`: votes out of a Parquet file."""
@@ -120,7 +121,7 @@ class TeacherConfig(Section):
     header_envs: dict[str, str] = Field(default_factory=dict)
     """HTTP header -> name of the environment variable that holds its value."""
     requests_per_minute: float = Field(default=0, ge=0)
-    """The provider's limit; 0 knows none. Part of no key, like the next five fields."""
+    """The provider's limit; 0 knows none. Part of no key, like the next four fields."""
     tokens_per_minute: float = Field(default=0, ge=0)
     """The provider's limit on prompt and completion tokens; 0 knows none."""
     concurrency: int = Field(default=0, ge=0)
@@ -137,7 +138,8 @@ class TeacherConfig(Section):
     example; `batch`: the mean log-odds over the data, which leaves both labels occupied."""
     reply: Literal["auto", "schema", "logprobs", "text"] = "auto"
     """litellm teachers: JSON held to a schema, one digit with its log-probabilities, or one line
-    of text, read strictly. `auto` takes the schema where litellm knows that the model has it."""
+    of text, read strictly. `auto` takes the schema where litellm knows that the model has it, and
+    text else and with an `api_base`."""
     max_tokens: int = Field(default=64, ge=1, le=65536)
     """litellm teachers: longest reply; much more for a model that reasons first."""
     temperature: float | None = Field(default=0.0, ge=0, le=2)
@@ -145,10 +147,10 @@ class TeacherConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> TeacherConfig:
-        if "@" in urlsplit(self.api_base).netloc:
+        if self.api_base and not _is_plain_url(self.api_base):
             raise ValueError(
-                "api_base has a user and a password in it; give these by header_envs, whose values "
-                "stay in the environment"
+                "api_base is no plain URL; give http:// or https:// with host and path, such as "
+                "http://127.0.0.1:8000/v1, and anything secret by api_key_env or header_envs"
             )
         if self.provider == "litellm" and not self.model:
             raise ValueError("a litellm teacher needs `model`, such as openai/gpt-4o-mini")
@@ -171,7 +173,7 @@ class TeacherConfig(Section):
         """Without the value in the message: it may be the key itself."""
         if any(not _VARIABLE.fullmatch(variable) for variable in self.variables):
             raise ValueError(
-                "api_key_env and header_envs take names of environment variables (letters, digits "
+                "api_key_env and header_envs take names of environment variables (capitals, digits "
                 "and _), never a key itself"
             )
         return self
@@ -290,6 +292,16 @@ class StageConfig(Section):
     """Train on that system's examples, or on all."""
     epochs: float = Field(default=1.0, gt=0)
     """Passes over the data."""
+
+
+def _is_plain_url(text: str) -> bool:
+    """Whether it has a scheme, a host and perhaps a path: no password, no query."""
+    try:
+        url = urlsplit(text)
+        named = bool(url.hostname) and "@" not in url.netloc
+    except ValueError:
+        return False
+    return named and url.scheme in ("http", "https") and not url.query and not url.fragment
 
 
 Optimizer = Literal["adamw", "adamw_8bit"]
@@ -506,7 +518,8 @@ class RuntimeConfig(Section):
     """litellm teachers: seconds to wait for one that answers nothing before the run stops."""
     budget_usd: float | None = Field(default=None, ge=0)
     """The most that this recipe's votes may cost, earlier runs included: reserved before each
-    request, so never exceeded. At the cap the run stops; raise it to go on. null: no cap."""
+    request, so that one run never exceeds it (runs side by side don't see each other's spending).
+    At the cap the run stops; raise it to go on. null: no cap."""
     budget_votes: int | None = Field(default=None, ge=0)
     """The most votes that this recipe may buy, earlier runs included. null: no cap."""
     vllm_mode: Literal["colocate", "server"] = "colocate"

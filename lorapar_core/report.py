@@ -91,6 +91,11 @@ def _labels(spec: Spec) -> list[Block]:
     ]
     if voting["labels"] == "random":
         words.append("The labels are a control: as many of each system, dealt at random.")
+    overdue = sum(t["abstained_because"].get("deadline", 0) for t in agreement["teachers"].values())
+    if overdue:
+        words.append(
+            f"{overdue} votes ended at their deadline; voting.again: 1 asks for them again."
+        )
     if agreement["curtailed"]:
         words.append(
             f"Voting was curtailed: {agreement['votes']} votes instead of "

@@ -3,12 +3,14 @@ says or raises, is told with its secrets crossed out."""
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from lorapar_core.config import TeacherConfig
 
 CROSSED_OUT = "***"
+_SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$")
 SHORTEST = 6
 """Characters of a secret: a shorter one would cross out ordinary words."""
 SHORTEST_WORD = 8
@@ -16,20 +18,27 @@ SHORTEST_WORD = 8
 
 
 def secrets_of(teachers: Iterable[TeacherConfig], environment: Mapping[str, str]) -> list[str]:
-    """Those keys and header values of teachers that are set, and their words, the longest first."""
-    values = [environment.get(variable, "") for t in teachers for variable in t.variables]
+    """What stands in variables that teachers name or that are called KEY, TOKEN, SECRET or
+    PASSWORD (litellm takes a provider's own), and its words, the longest first."""
+    named = {variable for teacher in teachers for variable in teacher.variables}
+    named |= {variable for variable in environment if _SECRET.search(variable)}
+    values = [environment.get(variable, "") for variable in sorted(named)]
     words = [word for value in values for word in value.split() if len(word) >= SHORTEST_WORD]
     found = {value for value in values if len(value) >= SHORTEST} | {*words}
     return sorted(found, key=lambda secret: (-len(secret), secret))
 
 
-def crossing_out(secrets: Iterable[str]) -> Callable[[str], str]:
-    """Text -> the same without these secrets, as they are and as JSON writes them."""
-    forms = [form for secret in secrets for form in (secret, json.dumps(secret)[1:-1])]
+def crossing_out(secrets: Iterable[str]) -> Callable[[Any], Any]:
+    """A JSON value -> the same with these secrets crossed out of all its texts but names."""
+    known = list(secrets)
 
-    def cross_out(text: str) -> str:
-        for form in forms:
-            text = text.replace(form, CROSSED_OUT)
-        return text
+    def cross_out(value: Any) -> Any:
+        if isinstance(value, str):
+            for secret in known:
+                value = value.replace(secret, CROSSED_OUT)
+            return value
+        if isinstance(value, dict):
+            return {name: cross_out(part) for name, part in value.items()}
+        return [cross_out(part) for part in value] if isinstance(value, list) else value
 
     return cross_out

@@ -11,7 +11,9 @@ it).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from lorapar_core.config import ModelConfig, TeacherConfig
@@ -19,13 +21,21 @@ from lorapar_core.errors import VoteError
 from lorapar_core.parquet import read_table
 from lorapar_core.process import device, reset_torch
 from lorapar_core.spec import Spec
-from lorapar_core.teachers.ballot import CONTENT_FREE_ID, Question, ids_digest
+from lorapar_core.teachers.ballot import (
+    CONTENT_FREE_ID,
+    LATE,
+    OFF_SCHEMA,
+    Ballot,
+    Question,
+    ids_digest,
+)
 from lorapar_core.teachers.ledger import Ledger
 from lorapar_core.teachers.prompts import CONTENT_FREE, vote_prompt
-from lorapar_core.teachers.replies import Form
+from lorapar_core.teachers.replies import Form, parse_reply
 from lorapar_core.teachers.tables import write_votes
 from lorapar_core.teachers.teacher import Render, Teacher
 
+_LOG = logging.getLogger(__name__)
 _OURS = ("ids", "purse")
 """Of `site`: what is no field of the teacher."""
 
@@ -38,9 +48,26 @@ def run(spec: Spec, out: Path) -> None:
     with Ledger.opened(spec.ledger or spec.scratch / "votes.ledger") as ledger:
         missing = [q for q in questions if q.example_id not in ledger.votes]
         late = _teacher(spec, config).vote(missing, ledger) if missing else {}
-        ballots = [late.get(example_id) or ledger.votes[example_id] for example_id in ids]
+        ballots = [
+            late.get(example_id) or read_anew(ledger.votes[example_id]) for example_id in ids
+        ]
         attempts = ledger.entries.attempts_on(set(ids))
+    overdue = sum(ballot.abstained == LATE for ballot in ballots)
+    if overdue:
+        _LOG.warning(
+            "%d of %d votes of teacher %r ended at the deadline and count as abstentions; "
+            "voting.again: 1 asks for them again",
+            overdue,
+            len(ids),
+            config.name,
+        )
     write_votes(out, ballots, attempts, teacher=config.name, asked=spec.config["asked"])
+
+
+def read_anew(ballot: Ballot) -> Ballot:
+    """A reply that was no label when it came may be one to a parser that has been mended."""
+    label = parse_reply(ballot.reply) if ballot.abstained == OFF_SCHEMA else None
+    return replace(ballot, label=label, abstained="") if label else ballot
 
 
 def _questions(spec: Spec, teacher: TeacherConfig) -> list[Question]:
@@ -70,7 +97,9 @@ def _teacher(spec: Spec, config: TeacherConfig) -> Teacher:
     if config.provider == "replay":
         from lorapar_core.teachers.replay import ReplayTeacher
 
-        return ReplayTeacher(spec.inputs["votes"], name=config.name)
+        return ReplayTeacher(
+            spec.inputs["votes"], name=config.name, digest=spec.digests.get("votes")
+        )
     from lorapar_core.teachers.purse import Purse
     from lorapar_core.teachers.remote import RemoteTeacher
 

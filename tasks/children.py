@@ -32,17 +32,9 @@ Listener = Callable[[Mapping[str, Any]], None]
 _GRACE_S = 5.0
 _SHORT_S = 0.5
 _VOTE_PROCESSES = 8
-_OTHERS_KEYS = {
-    "HF_TOKEN",
-    "HUGGING_FACE_HUB_TOKEN",
-    "WANDB_API_KEY",
-    "MLFLOW_TRACKING_TOKEN",
-    "MLFLOW_TRACKING_PASSWORD",
-    "PREFECT_API_KEY",
-    "PREFECT_API_AUTH_STRING",
-    "PREFECT_API_DATABASE_CONNECTION_URL",
-}
-"""Not for a process that talks to providers, unless a teacher names one."""
+_OTHERS_KEYS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY")
+_OTHERS = ("PREFECT_", "MLFLOW_")
+_ADDRESSES = ("_API_BASE", "_BASE_URL")
 _OVER = "not started: the run has ended"
 
 
@@ -133,7 +125,9 @@ class Children:
         named = {variable for teacher in self._teachers for variable in teacher.variables}
         # What would make it one of several that train together: a pod that torch's operator has
         # started carries it.
-        hidden = ranks.VARIABLES if place == "device" else {*ranks.VARIABLES, *_OTHERS_KEYS - named}
+        hidden = set(ranks.VARIABLES)
+        if place == "network":
+            hidden |= {variable for variable in os.environ if _not_for_providers(variable)} - named
         cross_out = crossing_out(secrets_of(self._teachers, os.environ))
         try:
             child = self._starter.submit(_Child, self._runtime, hidden, cross_out).result()
@@ -168,7 +162,7 @@ class _Child:
     """One process that serves stages (`lorapar_core.child`)."""
 
     def __init__(
-        self, runtime: RuntimeConfig, hidden: Collection[str], cross_out: Callable[[str], str]
+        self, runtime: RuntimeConfig, hidden: Collection[str], cross_out: Callable[[Any], Any]
     ) -> None:
         """`hidden` variables are not passed on; `cross_out` takes secrets out of what it says."""
         self._cross_out = cross_out
@@ -215,7 +209,8 @@ class _Child:
         for line in _open(self._process.stdout):
             if not line.endswith("\n"):  # it died in the middle of a line
                 break
-            event = json.loads(self._cross_out(line))
+            event = json.loads(line)
+            event = {**self._cross_out(event), "event": event["event"]}
             self.answered = event["event"] in ("done", "error")
             if event["event"] == "done":
                 return
@@ -276,6 +271,12 @@ class _Child:
                 if pipe:
                     pipe.close()
             self._busy.release()
+
+
+def _not_for_providers(variable: str) -> bool:
+    """Keys of others than teachers; and what would send a teacher's requests, and its key, to where
+    neither the recipe nor the votes' keys say."""
+    return variable in _OTHERS_KEYS or variable.startswith(_OTHERS) or variable.endswith(_ADDRESSES)
 
 
 def _without(hidden: Collection[str]) -> dict[str, str]:

@@ -25,6 +25,9 @@ SITE = {
     "output_usd",
 }
 """A teacher's fields that decide no vote: where it is, what it costs, how fast it may be asked."""
+LOCAL_VERSION = 1
+"""Of how a local teacher's log-probabilities are computed: raised by hand when they change. (A
+remote teacher's votes are kept as replies, and those that were no labels are read anew.)"""
 _PLACE = {"model", "revision"}
 """What a teacher that isn't litellm's is: perhaps a path."""
 
@@ -50,10 +53,11 @@ def asked(
         "teacher": told,
         "api_host": api_host(teacher),
         "role_play": recipe.voting.role_play,
-        "target": target,
+        "target": target if recipe.voting.role_play else "",
         **identity(wording=teacher.wording, role_play=recipe.voting.role_play, reply=teacher.reply),
     }
     if model is not None:
+        config["scoring"] = LOCAL_VERSION
         held = {**settings(recipe.model), "chat_template": recipe.model.chat_template}
         config |= {"model": held, "served_model": model.identity}
     return {**config, "asked": sha256(canonical_json(config)).hexdigest()}

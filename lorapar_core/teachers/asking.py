@@ -7,7 +7,10 @@ Every request ends as an attempt in the ledger. What a vote comes to:
   asked again after a pause, until the vote's deadline, an abstention that is not kept: another run
   may ask again. It counts from the vote's first failure, and stands still while the breaker is
   open;
-- an example that the provider refuses (its length, its content) is an abstention;
+- an example that the provider refuses for its length or content is an abstention; one that it
+  refuses without saying so ("example?") is one too, but not kept;
+- a teacher whose first `UNREADABLE` replies are no labels ends the stage, and none of these
+  abstentions is kept: it is asked wrongly;
 - a refusal that concerns the teacher (key, model) ends the stage, as does one that has been gone
   for too long. Votes so far are kept.
 
@@ -25,7 +28,7 @@ from typing import Literal
 from lorapar_core import events
 from lorapar_core.errors import BudgetReached, LoraparError, Stopped, VoteError
 from lorapar_core.stopping import stop_request
-from lorapar_core.teachers.ballot import Attempt, Ballot, Question
+from lorapar_core.teachers.ballot import LATE, OFF_SCHEMA, REFUSED, Attempt, Ballot, Question
 from lorapar_core.teachers.ledger import Ledger
 from lorapar_core.teachers.pace import Breaker, Bucket, Concurrency, Time, pause_s
 from lorapar_core.teachers.prices import Price
@@ -38,8 +41,11 @@ LONGEST_WAIT_S = 300.0
 """For others' reservations, with nothing of our own under way, if no request may last longer."""
 TOO_MANY_REQUESTS, UNAVAILABLE = 429, 503
 """Who answers so is there, and busy."""
-OFF_SCHEMA, REFUSED, LATE = "off_schema", "refused", "deadline"
-"""Why a ballot has no label."""
+UNREADABLE = 20
+FEW = 5
+"""Examples that always fail, asked last, look as if their teacher had gone."""
+ENOUGH = 10
+"""Replies after which their mean length tells what the next will take of the token bucket."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -65,7 +71,7 @@ class Failed(Exception):
         outcome: str,
         message: str,
         *,
-        concerns: Literal["moment", "example", "teacher"] = "moment",
+        concerns: Literal["moment", "example", "example?", "teacher"] = "moment",
         status: int | None = None,
         retry_after_s: float = 0.0,
         billed_usd: float | None = 0.0,
@@ -128,8 +134,12 @@ class Asking:
         self._under_way: set[asyncio.Task[Reply | Failed | Ballot]] = set()
         self._halt: LoraparError | None = None
         self._halted = asyncio.Event()
-        self._no_budget: BudgetReached | None = None
+        self._all_begun = False
+        self._at_the_cap = False
         self._spent_usd = 0.0
+        self._read = any(ballot.label for ballot in ledger.votes.values())
+        self._unread: list[Ballot] = []
+        self._used_tokens: list[int] = [0, 0]  # in so many replies, so many tokens
 
     async def ask(self, questions: Sequence[Question]) -> dict[str, Ballot]:
         """Have a vote on each; returns the abstentions that the ledger doesn't keep.
@@ -148,13 +158,14 @@ class Asking:
             for question in left:
                 try:
                     ballot = await self._vote(question)
-                except BudgetReached as error:  # the others end what they have begun
-                    self._no_budget = error
+                except BudgetReached:  # the others end what they have begun
+                    self._at_the_cap = True
                     return
-                if ballot.abstained == LATE:
+                if question.example_id not in self._ledger.votes:
                     late[ballot.example_id] = ballot
                 done += 1
                 events.progress(step=done, total=len(questions), **self._figures())
+            self._all_begun = True
 
         loop = asyncio.get_running_loop()
         stop = Stopped(f"teacher {self._name!r} was told to stop; its votes so far are kept")
@@ -165,9 +176,15 @@ class Asking:
         with stop_request(then=told_to_stop):
             count = min(self._limits.concurrency, len(questions))
             await self._until_done({asyncio.create_task(work()) for _ in range(count)})
-        if error := self._halt or self._no_budget:
-            raise error
-        return late
+        if self._halt:
+            raise self._halt
+        self._ledger.keep_now(self._unread)
+        if self._at_the_cap and self._purse:
+            raise BudgetReached(
+                f"teacher {self._name!r} stops at the cap ({self._purse.told()} spent); its votes "
+                "so far are kept"
+            )
+        return {i: ballot for i, ballot in late.items() if i not in self._ledger.votes}
 
     async def _until_done(self, workers: set[asyncio.Task[None]]) -> None:
         """Until all workers have ended. Once one fails, only what is under way is waited for."""
@@ -208,7 +225,7 @@ class Asking:
         kept = False
         try:
             ballot = await self._until_decided(question)
-            kept = ballot.abstained != LATE
+            kept = ballot.example_id in self._ledger.votes or ballot in self._unread
         finally:
             if self._purse:
                 self._purse.settle_vote(kept=kept)
@@ -217,7 +234,7 @@ class Asking:
     async def _until_decided(self, question: Question) -> Ballot:
         unread: Reply | None = None
         failures = 0
-        failing_since = 0.0
+        failing_since = excused_s = 0.0
         while True:
             came = await self._request(question, unread)
             if isinstance(came, Ballot):
@@ -225,14 +242,17 @@ class Asking:
             if isinstance(came, Reply):
                 unread = came
                 continue
-            self._require_alive(came)
-            now = self._breaker.closed_s()
+            if came.concerns == "example?":
+                return Ballot(question.example_id, None, str(came), "", REFUSED)
+            now = self._breaker.closed_s() - excused_s
             failing_since = failing_since if failures else now
-            failures += 1
-            pause = max(pause_s(failures), came.retry_after_s)
-            if now + pause - failing_since > self._limits.deadline_s:
+            if self._is_gone(came) or now - failing_since > self._limits.deadline_s:
                 return self._late(question, came)
-            await self._time.sleep(pause)
+            failures += 1
+            pause = pause_s(failures)
+            asked_for = min(came.retry_after_s, self._limits.outage_s)
+            excused_s += max(0.0, asked_for - pause)
+            await self._time.sleep(max(pause, asked_for))
 
     def _late(self, question: Question, came: Failed) -> Ballot:
         _LOG.warning(
@@ -249,25 +269,38 @@ class Asking:
         tokens = self._tokens(question)
         most_usd = self._price.of(*tokens) if self._price else 0.0
         await self._concurrency.enter()
-        task, afforded = None, False
+        task, probe = None, False
+        taken = self._likely_tokens(tokens)
         try:
             await self._requests.take(1)
-            await self._token_bucket.take(sum(tokens))
-            await self._afford(usd=most_usd)
-            afforded = True
+            await self._token_bucket.take(taken)
             probe = await self._breaker.wait()
-            task = asyncio.create_task(self._carry_out(question, unread, most_usd, probe=probe))
+            await self._afford(usd=most_usd)
+            task = asyncio.create_task(
+                self._carry_out(question, unread, most_usd, taken, probe=probe)
+            )
         finally:
             if task is None:  # cancelled, or there is no money for it
                 self._concurrency.leave()
-                if afforded and self._purse:
-                    self._purse.settle(reserved_usd=most_usd, actual_usd=0.0)
+                if probe:
+                    self._breaker.end_probe()
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
         return await asyncio.shield(task)
 
+    def _likely_tokens(self, most: tuple[int, int]) -> float:
+        """What a request will take of the token bucket, as far as one can tell."""
+        replies, tokens = self._used_tokens
+        return tokens / replies if replies >= ENOUGH else sum(most)
+
     async def _carry_out(
-        self, question: Question, unread: Reply | None, most_usd: float, *, probe: bool
+        self,
+        question: Question,
+        unread: Reply | None,
+        most_usd: float,
+        taken: float,
+        *,
+        probe: bool,
     ) -> Reply | Failed | Ballot:
         """Note, send, note what came, settle, and keep what is a vote."""
         try:
@@ -278,12 +311,29 @@ class Asking:
             self._ledger.came(number, attempt)
         finally:
             self._concurrency.leave()
-        self._settle(question, most_usd, attempt)
+        self._settle(most_usd, taken, attempt)
         self._learn(question.example_id, came, probe=probe)
         ballot = _decided(question, came, asked_before=unread is not None)
         if ballot:
-            await self._ledger.keep(ballot)
+            await self._keep(ballot)
         return ballot or came
+
+    async def _keep(self, ballot: Ballot) -> None:
+        """Off-schema abstentions only once the teacher has shown that it can vote."""
+        if ballot.abstained == OFF_SCHEMA and not self._read:
+            self._unread.append(ballot)
+            if len(self._unread) >= UNREADABLE:
+                raise VoteError(
+                    f"the first {UNREADABLE} replies of teacher {self._name!r} are no labels, such "
+                    f"as {ballot.reply[:100]!r}; raise its max_tokens (a model that reasons first "
+                    "needs thousands), or set another `reply`"
+                )
+            return
+        self._read |= ballot.label is not None
+        unread, self._unread = (self._unread, []) if self._read else ([], self._unread)
+        for earlier in unread:
+            await self._ledger.keep(earlier)
+        await self._ledger.keep(ballot)
 
     async def _sent(self, question: Question, unread: Reply | None) -> Reply | Failed:
         try:
@@ -310,28 +360,31 @@ class Asking:
             seconds=seconds,
         )
 
-    def _settle(self, question: Question, most_usd: float, attempt: Attempt) -> None:
+    def _settle(self, most_usd: float, taken: float, attempt: Attempt) -> None:
         """The bill takes the reservation's place; an unknown one leaves it."""
         actual = most_usd if attempt.cost_usd is None else attempt.cost_usd
         self._spent_usd += actual
         if self._purse:
             self._purse.settle(reserved_usd=most_usd, actual_usd=actual)
         used = attempt.prompt_tokens + attempt.completion_tokens
-        self._token_bucket.give_back(sum(self._tokens(question)) - used)
+        self._token_bucket.give_back(taken - used)
+        if used:
+            self._used_tokens = [self._used_tokens[0] + 1, self._used_tokens[1] + used]
 
     def _learn(self, example_id: str, came: Reply | Failed, *, probe: bool) -> None:
-        if isinstance(came, Reply) or came.concerns != "moment":
+        if isinstance(came, Reply) or came.concerns == "example":
             self._has_answered = True
             self._concurrency.answered()
             self._breaker.answered()
             return
+        if came.concerns != "moment":
+            return
         if came.status == TOO_MANY_REQUESTS:
             self._concurrency.overloaded()
         self._breaker.failed(
-            came.outcome,
+            f"{came.outcome}: {came}",
             example_id,
             probe=probe,
-            answers_others=self._has_answered,
             retry_after_s=min(came.retry_after_s, self._limits.outage_s),
         )
         self._is_there |= came.status in (TOO_MANY_REQUESTS, UNAVAILABLE)
@@ -345,25 +398,30 @@ class Asking:
         waited = 0.0
         while self._purse and (answer := self._purse.reserve(usd=usd, votes=votes)) != "yes":
             if answer == "no" or (not self._under_way and waited > self._longest_wait_s):
-                raise BudgetReached(
-                    f"teacher {self._name!r} stops at the cap ({self._purse.told()} spent); its "
-                    "votes so far are kept"
-                )
+                raise BudgetReached(f"teacher {self._name!r} stops at the cap")
             began = self._time.now()
             await self._time.sleep(WAIT_S)
             waited += self._time.now() - began
 
-    def _require_alive(self, came: Failed) -> None:
+    def _is_gone(self, came: Failed) -> bool:
+        """Whether to wait no longer for a few last examples, on which alone the teacher fails.
+
+        Raises:
+            VoteError: it has been gone for too long, or refuses.
+        """
         if came.concerns == "teacher":
             raise VoteError(str(came))
         patience = self._limits.outage_s
         if not self._has_answered and not self._is_there:
             patience = min(patience, FIRST_ANSWER_S)
-        if self._breaker.silent_s > patience:
-            raise VoteError(
-                f"teacher {self._name!r} has not answered for {self._breaker.silent_s:.0f} s "
-                f"({came.outcome}: {came}); votes so far are kept, run again to go on"
-            )
+        if self._breaker.silent_s <= patience:
+            return False
+        if self._has_answered and self._all_begun and self._breaker.failed_on < FEW:
+            return True
+        raise VoteError(
+            f"teacher {self._name!r} has not answered for {self._breaker.silent_s:.0f} s "
+            f"({came.outcome}: {came}); votes so far are kept, run again to go on"
+        )
 
 
 def _decided(question: Question, came: Reply | Failed, *, asked_before: bool) -> Ballot | None:

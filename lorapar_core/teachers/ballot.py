@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 CONTENT_FREE_ID = "content-free"
+OFF_SCHEMA, REFUSED, LATE = "off_schema", "refused", "deadline"
+"""Why a ballot has no label."""
 
 
 @dataclass(frozen=True, slots=True)

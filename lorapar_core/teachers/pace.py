@@ -5,9 +5,7 @@
 - Concurrency falls by `CUT` on 429, once a second at most (the replies of one second tell of one
   overload), and grows by `GROWTH` with every answer, up to its maximum (AIMD, as TCP does).
 - A breaker opens when `FAILURES` requests in a row have failed, whatever the failure: then nothing
-  is sent but one probe after each cool-down, which doubles. It drops no vote; it pauses. A teacher
-  that has answered before must have failed on `DISTINCT` examples: a few that always fail, asked
-  last, are no outage.
+  is sent but one probe after each cool-down, which doubles. It drops no vote; it pauses.
 
 Clock and sleep are passed in, so that tests run hours in no time.
 """
@@ -25,7 +23,6 @@ CUT = 0.7
 CUT_EVERY_S = 1.0
 GROWTH = 0.25
 FAILURES = 10
-DISTINCT = 5
 FIRST_COOL_DOWN_S = 1.0
 LONGEST_COOL_DOWN_S = 60.0
 FIRST_PAUSE_S = 0.5
@@ -158,6 +155,11 @@ class Breaker:
         """Seconds that have passed while it was closed: a clock that stands still in a pause."""
         return self._time.now() - self._began - self._open_before_s - self.silent_s
 
+    @property
+    def failed_on(self) -> int:
+        """How many examples it has failed on since the last answer."""
+        return len(self._failed_on)
+
     async def wait(self) -> bool:
         """Return when a request may be sent; True to the one that is the probe."""
         while self.is_open():
@@ -189,20 +191,18 @@ class Breaker:
         example_id: str,
         *,
         probe: bool,
-        answers_others: bool,
         retry_after_s: float = 0.0,
     ) -> None:
         self._in_a_row += 1
         self._failed_on.add(example_id)
-        enough = len(self._failed_on) >= DISTINCT or not answers_others
         if probe:
             self._cool(2 * self._cool_down, retry_after_s)
             self.end_probe()
-        elif self._open_since is None and enough and self._in_a_row >= self._allowed:
+        elif self._open_since is None and self._in_a_row >= self._allowed:
             self._open_since = self._time.now()
             self._cool(FIRST_COOL_DOWN_S, retry_after_s)
             _LOG.warning(
-                "teacher %r has failed %d times in a row (%s last); it is paused and tried again "
+                "teacher %r has failed %d times in a row (%.200s last); it is paused and tried again "
                 "every %.0f to %.0f s",
                 self._name,
                 self._in_a_row,

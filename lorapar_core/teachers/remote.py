@@ -29,10 +29,14 @@ from lorapar_core.teachers.teacher import Render
 LONGEST_REPLY = 2000
 """Characters of a reply that is no label: more says nothing more, and Parquet keeps them all."""
 REFUSALS = 10
-"""Examples that a teacher may refuse one after the other: then it is the teacher that does."""
+"""Examples that may be refused one after the other, for no reason that is clearly theirs, until it
+is the teacher that refuses: out of credit, say."""
+_OUT_OF_QUOTA = "insufficient_quota"
 _PASSING = (408, 409, 425, 429)  # timeout, conflict, too early, too many requests
 _GAVE_UP = (408, 504)  # waiting for an answer that may have been made, and billed
-_OF_THE_EXAMPLE = (400, 413, 422)  # once it has answered others
+_TOO_LARGE = 413
+_UNREADABLE = 422  # what litellm makes of a body that it can't read
+_BAD_REQUEST = 400
 _LOG = logging.getLogger(__name__)
 
 
@@ -107,7 +111,8 @@ class RemoteTeacher:
             raise Failed("timeout", f"no reply within {patience:g} s", billed_usd=None) from None
         except _any_error(self._litellm) as error:
             failed = self._failed(error)
-            if failed.status in _OF_THE_EXAMPLE and self._steps_down(form, failed):
+            bad = failed.status == _BAD_REQUEST and not self._is_the_examples(error)
+            if bad and self._steps_down(form, failed):
                 raise Failed("no_schema", str(failed), status=failed.status) from None
             raise failed from None
         try:
@@ -195,7 +200,10 @@ class RemoteTeacher:
         headers = getattr(error, "litellm_response_headers", None)
         if headers is None and isinstance(error, self._litellm.Timeout):
             return Failed("timeout", said, billed_usd=None)
-        if status is None or status >= 500 or status in _PASSING:
+        if status is not None and (status < _BAD_REQUEST or status == _UNREADABLE):
+            return Failed("malformed", said, billed_usd=None)
+        passes = status in _PASSING and _OUT_OF_QUOTA not in said
+        if status is None or status >= 500 or passes:
             if headers is None:  # no response came, or one that is no completion
                 if "onnection" in said:  # lost on the way, it may have been billed
                     free = 0.0 if _never_connected(error) else None
@@ -206,25 +214,28 @@ class RemoteTeacher:
                 said,
                 status=status,
                 retry_after_s=_retry_after_s(headers),
-                billed_usd=None if status in _GAVE_UP else 0.0,
+                billed_usd=0.0 if status not in _GAVE_UP and _is_json(headers) else None,
             )
-        if self._concerns_example(error, status):
+        if self._is_the_examples(error):
             return Failed(str(status), said, concerns="example", status=status)
-        return Failed(
-            str(status),
-            f"teacher {self._teacher.name!r} ({self._teacher.model}) refuses: {said}; check its "
-            "model, api_base and key",
-            concerns="teacher",
-            status=status,
-        )
+        if status == _BAD_REQUEST and self._answered and self._refused < REFUSALS:
+            self._refused += 1
+            return Failed(str(status), said, concerns="example?", status=status)
+        return Failed(str(status), self._refusal(error, said), concerns="teacher", status=status)
 
-    def _concerns_example(self, error: Exception, status: int) -> bool:
-        """Whether a refusal is of this example: its length, its content."""
+    def _is_the_examples(self, error: Exception) -> bool:
+        """Whether an example is refused for its length or its content."""
         kinds = self._litellm.ContentPolicyViolationError, self._litellm.ContextWindowExceededError
-        if not isinstance(error, kinds) and not (self._answered and status in _OF_THE_EXAMPLE):
-            return False
-        self._refused += 1
-        return self._refused <= REFUSALS
+        return isinstance(error, kinds) or getattr(error, "status_code", None) == _TOO_LARGE
+
+    def _refusal(self, error: Exception, said: str) -> str:
+        who = f"teacher {self._teacher.name!r} ({self._teacher.model})"
+        if isinstance(error, self._litellm.UnsupportedParamsError):
+            return (
+                f"{who} doesn't take what it is asked with: {said}; give it temperature: null, or "
+                "another `reply`"
+            )
+        return f"{who} refuses: {said}; check its model, api_base and key, and its account"
 
     def _said(self, error: Exception) -> str:
         text = self._storable(" ".join(str(error).split()))
@@ -295,6 +306,12 @@ def _logprobs(choice: Any) -> tuple[float, float] | None:
     if not content:
         return None
     return digit_logprobs((top.token, top.logprob) for top in content[0].top_logprobs or ())
+
+
+def _is_json(headers: Mapping[str, str]) -> bool:
+    """Whether an error is the provider's own word: who answers so bills nothing. A page of HTML may
+    hide a completion."""
+    return "json" in headers.get("content-type", "")
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> float:

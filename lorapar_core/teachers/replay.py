@@ -5,6 +5,7 @@ Only `example_id` and `label` (1, 2, or null for an abstention) are needed.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,9 +20,11 @@ _OPTIONAL = ("logprob_1", "logprob_2", "reply", "served_model", "abstained")
 class ReplayTeacher:
     """Votes of the file at `path`."""
 
-    def __init__(self, path: Path, *, name: str) -> None:
+    def __init__(self, path: Path, *, name: str, digest: str | None = None) -> None:
+        """`digest` (sha256): what the file is known by."""
         self._path = path
         self._name = name
+        self._digest = digest
 
     def vote(self, questions: Sequence[Question], ledger: Ledger) -> Mapping[str, Ballot]:
         """See `Teacher`.
@@ -29,6 +32,7 @@ class ReplayTeacher:
         Raises:
             VoteError: the file can't be read, or has no vote, or two, on an example.
         """
+        self._require_unchanged()
         votes = self._votes()
         missing = [q.example_id for q in questions if q.example_id not in votes]
         if missing:
@@ -39,6 +43,14 @@ class ReplayTeacher:
             )
         ledger.keep_now([votes[question.example_id] for question in questions])
         return {}
+
+    def _require_unchanged(self) -> None:
+        if self._digest is None or not self._path.is_file():
+            return
+        with self._path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != self._digest:
+            raise VoteError(f"{self._path} was changed while the run read it; run again")
 
     def _votes(self) -> dict[str, Ballot]:
         try:

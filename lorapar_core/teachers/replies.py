@@ -24,6 +24,9 @@ ASK: dict[Form, str] = {
 AGAIN = "That is not one of the two replies. "
 LIKELY_TOKENS = 8
 """Of a completion, for a plan; a model that reasons first takes many more."""
+_MARKS = " \t\r\n*_`\"'"
+_FENCE = re.compile(r"```(?:json)?\s*(.*?)\s*```", re.DOTALL | re.IGNORECASE)
+"""What chat models put around a word: `**System 2**`, a block of code."""
 _BARE = re.compile(r"\s*(?:system\s*)?([12])\s*\.?\s*", re.IGNORECASE)
 _RESPONSE_FORMAT = {
     "type": "json_schema",
@@ -52,7 +55,8 @@ def parse_reply(reply: str) -> int | None:
     >>> parse_reply("System 2"), parse_reply("System 1 or System 2")
     (2, None)
     """
-    found = _BARE.fullmatch(reply) or _BARE.fullmatch(_from_json(reply))
+    bare = _FENCE.sub(r"\1", reply.strip()).strip(_MARKS)
+    found = _BARE.fullmatch(bare) or _BARE.fullmatch(_from_json(bare))
     return int(found[1]) if found else None
 
 
