@@ -202,8 +202,8 @@ class Breaker:
             self._open_since = self._time.now()
             self._cool(FIRST_COOL_DOWN_S, retry_after_s)
             _LOG.warning(
-                "teacher %r has failed %d times in a row (%.200s last); it is paused and tried again "
-                "every %.0f to %.0f s",
+                "teacher %r has failed %d times in a row (%.200s last); it is paused and tried "
+                "again every %.0f to %.0f s",
                 self._name,
                 self._in_a_row,
                 what,

@@ -244,7 +244,8 @@ class RemoteTeacher:
     def _storable(self, text: str) -> str:
         """`text` without secrets, and without half characters, which JSON can carry (a reply cut
         inside an emoji) and Parquet can't."""
-        return self._cross_out(text).encode("utf-8", "replace").decode()
+        crossed: str = self._cross_out(text)
+        return crossed.encode("utf-8", "replace").decode()
 
 
 def limits(teacher: TeacherConfig, runtime: RuntimeConfig) -> Limits:
