@@ -7,12 +7,11 @@ known from what the store has.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from flows.budget import Budget
 from flows.composition import Run
 from lorapar_core.config import Recipe, TeacherConfig
 from lorapar_core.errors import BudgetReached
@@ -20,10 +19,9 @@ from lorapar_core.rounds import Votes, for_the_judge, next_round
 from lorapar_core.rule import Rule
 from lorapar_core.teachers.ballot import ids_digest
 from lorapar_core.teachers.calibration import COLUMNS, labels_of
-from lorapar_core.teachers.ledger import read_entries
-from lorapar_core.teachers.purse import Purse
 from tasks.action import UNKNOWN, Action, External, Input, Outcome
 from tasks.model import Model
+from tasks.stage import look_up
 from tasks.vote import asked, vote
 
 
@@ -70,7 +68,8 @@ class Voting:
         self._panel = [teacher.name for teacher in recipe.panel]
         self._rounds: dict[str, list[Outcome]] = {name: [] for name in self._voters}
         self._nth = 0
-        self._purse: Path | None = None
+        self._all_ids: list[str] = []
+        self._budget = Budget(recipe.runtime, store=run.runner.store, ledgers=self._ledgers())
 
     def votes(self, *beside: Action) -> tuple[dict[str, list[Outcome]], list[Outcome]]:
         """Teacher -> the outcomes of its rounds; and those of actions that need no vote, carried
@@ -81,7 +80,8 @@ class Voting:
             LoraparError: as the stages say.
         """
         ids = self._run.read(self._ids)
-        with self._budgeted(ids):
+        self._all_ids = ids or []
+        with self._budget.ended():
             try:
                 return self._rounds_of(ids, beside)
             except BudgetReached as error:
@@ -122,7 +122,8 @@ class Voting:
         """Carry out a round; returns the outcomes of the actions beside it."""
         names = [name for name in self._voters if name in asks]
         self._nth += 1
-        outcomes = self._run(*(self._action(name, asks[name]) for name in names), *beside)
+        actions = [self._action(name, asks[name]) for name in names]
+        outcomes = self._run(*map(self._afforded, actions), *beside)
         for name, outcome in zip(names, outcomes, strict=False):
             self._rounds[name].append(outcome)
         return outcomes[len(names) :]
@@ -140,8 +141,15 @@ class Voting:
             model=voter.model,
             replayed=voter.replayed,
             target=self._target,
-            purse=self._purse,
         )
+
+    def _afforded(self, action: Action) -> Action:
+        """The action, with the run's purse where it is going to ask a teacher that costs money."""
+        runner = self._run.runner
+        if action.place != "network" or not runner.downloads or look_up(action, runner.store):
+            return action
+        purse = self._budget.purse(self._all_ids)
+        return replace(action, site={**action.site, "purse": str(purse)}) if purse else action
 
     def _known(self, names: Sequence[str]) -> dict[str, Votes] | None:
         """The votes so far; None where a round has not been held (a plan)."""
@@ -157,38 +165,6 @@ class Voting:
             known[name], _ = labels_of(tables, calibration)
         return known
 
-    @contextmanager
-    def _budgeted(self, ids: Sequence[str] | None) -> Iterator[None]:
-        """While it lasts, the purse that all vote processes of this run share is there."""
-        runtime = self._recipe.runtime
-        capped = runtime.budget_usd is not None or runtime.budget_votes is not None
-        if not capped or ids is None or not self._run.runner.downloads:
-            yield
-            return
-        path = self._run.runner.store.root / "tmp" / f"purse-{os.getpid()}-{os.urandom(4).hex()}"
-        usd, votes = self._spent(ids)
-        Purse.create(
-            path,
-            usd_cap=runtime.budget_usd,
-            votes_cap=runtime.budget_votes,
-            usd=usd,
-            votes=votes,
-        ).close()
-        self._purse = path
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-
-    def _spent(self, ids: Sequence[str]) -> tuple[float, int]:
-        """Dollars and votes that earlier runs have spent on these examples."""
-        wanted, usd, votes = set(ids), 0.0, 0
-        for ledger in self._ledgers().values():
-            entries = read_entries(ledger)
-            usd += entries.spent_usd(wanted)
-            votes += len(wanted & entries.votes.keys())
-        return usd, votes
-
     def _ledgers(self) -> dict[str, Path]:
         """Teachers that cost money -> their ledgers."""
         return {
@@ -202,10 +178,9 @@ class Voting:
     def _what_is_missing(self, error: BudgetReached, ids: Sequence[str]) -> str:
         known = self._known(self._panel) or {}
         ties = for_the_judge(ids, known, self._rule, judged={})
-        missing = {
-            name: len(set(ids if name in self._panel else ties) - read_entries(ledger).votes.keys())
-            for name, ledger in self._ledgers().items()
-        }
+        missing = self._budget.missing(
+            {name: ids if name in self._panel else ties for name in self._voters}
+        )
         counts = ", ".join(f"{name} {count}" for name, count in missing.items() if count)
         most = "at most " if self._recipe.voting.curtailed else ""
         return (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -75,7 +74,6 @@ def vote(
     model: Model | None,
     replayed: Input | None,
     target: str,
-    purse: Path | None,
 ) -> Action:
     """`model` is a local teacher's own, `replayed` a replay's file; `target` names the model that
     teachers play. The ids name their examples' content, so the table they stand in is in no key."""
@@ -94,7 +92,6 @@ def vote(
         site={
             **teacher.model_dump(include=SITE | _PLACE),
             "ids": list(ids),
-            "purse": str(purse) if purse else None,
         },
         ledger=how["asked"] if replayed is None else "",
         place="device" if teacher.provider == "local" else "network",

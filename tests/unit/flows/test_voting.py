@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -73,6 +74,10 @@ class FakeStore:
     def ledger(self, digest: str) -> Path:
         return self.root / "ledgers" / digest
 
+    def lookup(self, key: str) -> Any:
+        found = self.done.get(key)
+        return SimpleNamespace(key=key, outputs=found) if found else None
+
 
 @dataclass
 class _Promise:
@@ -102,7 +107,7 @@ class FakeRunner:
     def submit(self, action: Action) -> _Promise:
         if action.stage == "vote":
             self.asked.append((action.name, list(action.site["ids"])))
-            self.purses.append(action.site["purse"])
+            self.purses.append(action.site.get("purse"))
         if action.key in self.store.done:
             return self._ended(action, "cached", self.store.done[action.key])
         if not self.downloads:
@@ -125,8 +130,8 @@ class FakeRunner:
         teacher, ids = action.config["teacher"]["name"], action.site["ids"]
         if teacher == self.broken:
             raise VoteError(f"teacher {teacher!r} refuses")
-        if action.site["purse"]:
-            assert Path(action.site["purse"]).is_file()
+        if action.site.get("purse"):
+            assert Path(action.site.get("purse")).is_file()
         with Ledger.opened(self.store.ledger(action.ledger)) as ledger:
             missing = [i for i in ids if i not in ledger.votes]
             left = self.most.get(teacher, 10_000) - len(ledger.votes)
@@ -520,3 +525,17 @@ def test_a_capped_plan_makes_no_purse_and_no_ledger(store: FakeStore) -> None:
     assert runner.purses == [None] * 3
     assert list((store.root / "ledgers").iterdir()) == []
     assert list((store.root / "tmp").iterdir()) == []
+
+
+def test_a_run_that_finds_all_its_votes_reads_no_ledger(
+    store: FakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold(FakeRunner(store), recipe_of("abc"))
+
+    def refuse(_path: Path) -> None:
+        raise AssertionError("a ledger is read")
+
+    monkeypatch.setattr("flows.budget.read_entries", refuse)
+    again = FakeRunner(store)
+    hold(again, recipe_of("abc", runtime={"budget_usd": 0.0}))
+    assert (again.bought, set(again.purses)) == ([], {None})
