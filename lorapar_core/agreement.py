@@ -67,17 +67,6 @@ class Pair:
     """Correlation of the votes; None if one of the two voted for a single system only."""
 
 
-@dataclass(frozen=True, slots=True)
-class TeacherVotes:
-    """One teacher, by its column."""
-
-    votes: int
-    no_vote: int
-    """Examples it abstained on or was not asked about."""
-    system2_rate: float | None
-    """Share of its votes that are for System 2; None without a vote."""
-
-
 def check_ballots(ballots: Ballots) -> None:
     """Refuses what is no table of votes.
 
@@ -184,21 +173,6 @@ def pairs(ballots: Ballots) -> list[Pair]:
     return [
         Pair(a, b, sum(table), _share(table), _cohen(table), _phi(table))
         for a, b, table in _tables(ballots)
-    ]
-
-
-def teacher_votes(ballots: Ballots) -> list[TeacherVotes]:
-    """How often each teacher voted, and how often for System 2, in the order of the columns.
-
-    Raises:
-        ValueError: see `check_ballots`.
-    """
-    check_ballots(ballots)
-    votes = np.count_nonzero(ballots, axis=0).tolist()
-    twos = np.count_nonzero(ballots == 2, axis=0).tolist()
-    return [
-        TeacherVotes(cast, len(ballots) - cast, two / cast if cast else None)
-        for cast, two in zip(votes, twos, strict=True)
     ]
 
 

@@ -3,6 +3,7 @@ says or raises, is told with its secrets crossed out."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -29,13 +30,14 @@ def secrets_of(teachers: Iterable[TeacherConfig], environment: Mapping[str, str]
 
 
 def crossing_out(secrets: Iterable[str]) -> Callable[[Any], Any]:
-    """A JSON value -> the same with these secrets crossed out of all its texts but names."""
-    known = list(secrets)
+    """A JSON value -> the same with these secrets crossed out of all its texts but names: as they
+    are, and as they stand in JSON that a text quotes (an error's body)."""
+    forms = [form for secret in secrets for form in (secret, json.dumps(secret)[1:-1])]
 
     def cross_out(value: Any) -> Any:
         if isinstance(value, str):
-            for secret in known:
-                value = value.replace(secret, CROSSED_OUT)
+            for form in forms:
+                value = value.replace(form, CROSSED_OUT)
             return value
         if isinstance(value, dict):
             return {name: cross_out(part) for name, part in value.items()}

@@ -25,9 +25,9 @@ AGAIN = "That is not one of the two replies. "
 LIKELY_TOKENS = 8
 """Of a completion, for a plan; a model that reasons first takes many more."""
 _MARKS = " \t\r\n*_`\"'"
-_FENCE = re.compile(r"```(?:json)?\s*(.*?)\s*```", re.DOTALL | re.IGNORECASE)
+_FENCE = re.compile(r"```(?:json)?(.*?)```", re.DOTALL | re.IGNORECASE)
 """What chat models put around a word: `**System 2**`, a block of code."""
-_BARE = re.compile(r"\s*(?:system\s*)?([12])\s*\.?\s*", re.IGNORECASE)
+_BARE = re.compile(r"\s*(?:system\s*)?([12])\s*(?:\.\s*)?", re.IGNORECASE)
 _RESPONSE_FORMAT = {
     "type": "json_schema",
     "json_schema": {

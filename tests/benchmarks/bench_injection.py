@@ -21,12 +21,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from figures import figure, machine
+from flips import Flips, count_flips
 from hostile_examples import HOSTILE
 from scripted_voters import gullible, strict
 from tiny_inputs import run_stage
 
 from lorapar_core.base import locate
-from lorapar_core.teachers.flips import Flips, count_flips
 from lorapar_core.teachers.prompts import vote_prompt
 from lorapar_core.teachers.suspicion import signs
 

@@ -22,7 +22,6 @@ from lorapar_core.agreement import (
     most_divided,
     pairs,
     raw_agreement,
-    teacher_votes,
     vote_correlation,
 )
 from lorapar_core.dawid_skene import dawid_skene
@@ -65,8 +64,6 @@ def test_the_order_of_examples_and_teachers_changes_no_figure(
     source.shuffle(columns)
     shuffled = ballots[rows][:, columns]
     assert figures(shuffled) == figures(ballots)
-    described = teacher_votes(ballots)
-    assert teacher_votes(shuffled) == [described[t] for t in columns]
     found = {(pair.first, pair.second): pair for pair in pairs(ballots)}
     for pair in pairs(shuffled):
         first, second = sorted((columns[pair.first], columns[pair.second]))
@@ -84,11 +81,6 @@ def test_the_systems_are_treated_alike(ballots: Ballots) -> None:
     assert effective_teachers(other) == close(effective_teachers(ballots))
     assert pairs(other) == pairs(ballots)
     assert most_divided(other, 12).tolist() == most_divided(ballots, 12).tolist()
-    for one, two in zip(teacher_votes(ballots), teacher_votes(other), strict=True):
-        if one.system2_rate is None:
-            assert two.system2_rate is None
-        else:
-            assert two.system2_rate == close(1 - one.system2_rate)
 
 
 @given(st.lists(st.sampled_from([1, 2]), min_size=2, max_size=12), st.integers(2, 6))
@@ -153,9 +145,6 @@ def test_every_figure_keeps_its_limits(ballots: Ballots) -> None:
     interval = alpha_interval(ballots, seed=1, draws=50)
     assert interval is None or interval.low <= interval.high <= 1
     assert interval is None or 0 <= interval.undefined < 50
-    assert sum(teacher.votes + teacher.no_vote for teacher in teacher_votes(ballots)) == (
-        ballots.size
-    )
 
 
 @given(tables(), st.integers(2, 5))

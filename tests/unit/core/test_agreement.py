@@ -12,7 +12,6 @@ from lorapar_core.agreement import (
     AlphaInterval,
     Fleiss,
     Pair,
-    TeacherVotes,
     alpha_interval,
     effective_teachers,
     error_correlation,
@@ -21,7 +20,6 @@ from lorapar_core.agreement import (
     most_divided,
     pairs,
     raw_agreement,
-    teacher_votes,
     vote_correlation,
 )
 
@@ -189,15 +187,6 @@ def test_the_interval_of_a_whole_data_set_takes_well_under_a_second() -> None:
     began = time.process_time()
     assert alpha_interval(votes, seed=0) is not None
     assert time.process_time() - began < 0.5
-
-
-def test_teachers_are_described_by_their_votes() -> None:
-    votes = ballots([1, 0, 2], [2, 0, 2], [2, 0, 0], [2, 0, 2])
-    assert teacher_votes(votes) == [
-        TeacherVotes(4, 0, 0.75),
-        TeacherVotes(0, 4, None),
-        TeacherVotes(3, 1, 1.0),
-    ]
 
 
 def test_clones_are_worth_one_teacher() -> None:

@@ -11,20 +11,20 @@ import textwrap
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from tiny_inputs import MODEL, files, run_stage, spec, steady_files, tiny_inputs
 
-from lorapar_core.config import RuntimeConfig, SftConfig
-from lorapar_core.errors import StageFailed, Stopped, TooFewExamples
+from lorapar_core.config import RuntimeConfig, SftConfig, TeacherConfig
+from lorapar_core.errors import StageFailed, Stopped, TooFewExamples, VoteError
 from tasks.children import Children
 
 ROOT = Path(__file__).parents[3]
 RUNTIME = {"device": "cpu", "threads": 1}
 SLEEPER = textwrap.dedent(
     """
-    import logging, os, signal, sys, time
+    import json, logging, os, signal, sys, time
     from lorapar_core import events
     from lorapar_core.errors import VoteError
 
@@ -37,6 +37,13 @@ SLEEPER = textwrap.dedent(
         logging.getLogger("third.party").info("%d broken", "no number")
         events.progress(step=1, total=2, loss=0.5)
         (out / "written").write_text(str(os.getpid()))
+        if how == "tell":
+            (out / "environment").write_text(json.dumps(dict(os.environ)))
+        if how == "leak":
+            print("stderr has 004521", file=sys.stderr, flush=True)
+            logging.getLogger("progress").info("progress report of 004521: %s", "message")
+            events.progress(step=4521, total=9, loss=0.004521, message="x004521y")
+            raise VoteError("no progress report for 004521 or level 20")
         if how == "refuse":
             raise VoteError("the teacher refuses")
         if how == "crash":
@@ -169,8 +176,6 @@ def heard() -> tuple[list[Mapping[str, Any]], Any]:
 def test_children_pass_on_what_a_stage_says(
     stages: Path, tmp_path: Path, children: Children
 ) -> None:
-    from lorapar_core.errors import VoteError
-
     events, listen = heard()
     seconds = children.run(
         sleeper(tmp_path, "work"), empty(tmp_path / "a"), place="device", listen=listen
@@ -238,6 +243,112 @@ def test_a_listener_that_fails_leaves_no_stage_behind(
         assert seconds >= 0.5
         assert (second / "written").exists()
         assert sum(event["event"] == "progress" for event in events) == 1
+
+
+# What a child is given, and what it may say.
+
+OTHERS = {
+    "HF_TOKEN": "hf-hub-token",
+    "HUGGING_FACE_HUB_TOKEN": "hf-hub-token",
+    "WANDB_API_KEY": "wandb-key",
+    "PREFECT_API_KEY": "prefect-key",
+    "PREFECT_API_AUTH_STRING": "prefect:password",
+    "PREFECT_ANYTHING_NEW": "prefect",
+    "MLFLOW_TRACKING_PASSWORD": "mlflow-password",
+    "MLFLOW_TRACKING_URI": "http://mlflow",
+    "OPENAI_BASE_URL": "http://elsewhere/v1",
+    "OPENAI_API_BASE": "http://elsewhere/v1",
+    "ANTHROPIC_BASE_URL": "http://elsewhere",
+    "DEEPSEEK_API_BASE": "http://elsewhere",
+}
+THEIRS = {
+    "FAR_KEY": "sk-far",
+    "OPENAI_API_KEY": "sk-openai",
+    "AWS_SECRET_ACCESS_KEY": "aws",
+    "HTTPS_PROXY": "http://proxy:3128",
+    "BASE_URL_OF_NOBODY": "x",
+    "A_PREFECT_NAME": "x",
+}
+
+
+def passed_on(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    place: Literal["device", "network"],
+    **fields: Any,
+) -> dict[str, str]:
+    """The environment that a child in this place finds itself in."""
+    for name, value in {**OTHERS, **THEIRS}.items():
+        monkeypatch.setenv(name, value)
+    teacher = TeacherConfig(name="far", model="openai/x", **fields)
+    out = empty(tmp_path / "out")
+    with Children(RuntimeConfig.model_validate(RUNTIME), [teacher]) as children:
+        children.run(sleeper(tmp_path, "tell"), out, place=place, listen=heard()[1])
+    found: dict[str, str] = json.loads((out / "environment").read_text())
+    return found
+
+
+def test_who_talks_to_providers_gets_no_others_keys_and_no_redirects(
+    stages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A provider's address in the environment would send the votes, and the key, to where neither
+    recipe nor key says."""
+    found = passed_on(tmp_path, monkeypatch, "network", api_key_env="FAR_KEY")
+    assert set(OTHERS) & set(found) == set()
+    assert {name: found.get(name) for name in THEIRS} == THEIRS
+    assert os.environ["PATH"] == found["PATH"]
+
+
+def test_what_a_teacher_names_is_passed_on(
+    stages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = {
+        "api_key_env": "HF_TOKEN",
+        "header_envs": {"X-Auth": "PREFECT_API_AUTH_STRING", "X-At": "OPENAI_BASE_URL"},
+    }
+    found = passed_on(tmp_path, monkeypatch, "network", **named)
+    expected = {"HF_TOKEN", "PREFECT_API_AUTH_STRING", "OPENAI_BASE_URL"}
+    assert set(OTHERS) & set(found) == expected
+    assert {name: found[name] for name in expected} == {name: OTHERS[name] for name in expected}
+
+
+def test_who_computes_here_has_the_keys_of_hub_and_trackers(
+    stages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MASTER_ADDR", "10.0.0.1")
+    found = passed_on(tmp_path, monkeypatch, "device")
+    assert {**OTHERS, **THEIRS}.items() <= found.items()
+    assert "MASTER_ADDR" not in found, "it is none of several that train together"
+
+
+@pytest.mark.parametrize("place", ["device", "network"])
+def test_a_secret_that_looks_like_the_protocol_breaks_no_line_of_it(
+    stages: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    place: Literal["device", "network"],
+) -> None:
+    """Digits of a loss, the name of an event, names of its fields."""
+    values = {"DIGITS": "004521", "WORDS": "progress report", "OTHER_TOKEN": "message"}
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    headers = {"X-Digits": "DIGITS", "X-Words": "WORDS"}
+    teacher = TeacherConfig(name="far", model="openai/x", header_envs=headers)
+    events, listen = heard()
+    with Children(RuntimeConfig.model_validate(RUNTIME), [teacher]) as children:
+        with pytest.raises(VoteError) as refused:
+            children.run(
+                sleeper(tmp_path, "leak"), empty(tmp_path / "a"), place=place, listen=listen
+            )
+        children.run(sleeper(tmp_path, "work"), empty(tmp_path / "b"), place=place, listen=listen)
+    assert str(refused.value) == "no *** for *** or level 20"
+    told = {"event": "progress", "step": 4521, "total": 9, "loss": 0.004521, "message": "x***y"}
+    assert told in events
+    assert {"event": "progress", "step": 1, "total": 2, "loss": 0.5} in events
+    log = {"event": "log", "logger": "***", "level": 20, "message": "*** of ***: ***"}
+    assert log in events
+    assert any(event.get("message") == "stderr has ***" for event in events)
+    assert [e for e in events if "004521" in str(e.get("message"))] == []
 
 
 def alive(pid: int) -> bool:

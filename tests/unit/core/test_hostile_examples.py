@@ -6,12 +6,12 @@ import re
 from collections.abc import Callable
 
 import pytest
+from flips import Flips, count_flips
 from hostile_examples import HOSTILE, HostileExample
 from scripted_voters import gullible, strict
 
 from lorapar_core.teachers import fence, prompts
 from lorapar_core.teachers.fence import LOOK_ALIKE, fence_code
-from lorapar_core.teachers.flips import Flips, count_flips
 from lorapar_core.teachers.prompts import vote_prompt
 from lorapar_core.teachers.replies import ASK
 from lorapar_core.teachers.suspicion import signs

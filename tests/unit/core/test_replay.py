@@ -135,6 +135,83 @@ def test_the_stage_replays_what_the_action_names(tmp_path: Path) -> None:
         )
 
 
+def test_a_file_that_was_written_anew_since_it_was_hashed_is_refused(
+    tmp_path: Path, ledger: Ledger
+) -> None:
+    """Its votes would stand under the key of others."""
+    path = write(tmp_path / "v.parquet", example_id=["a"], label=[1])
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    teacher = ReplayTeacher(path, name="old", digest=digest)
+    assert teacher.vote([Question("a", "?", "!")], ledger) == {}
+    assert ledger.votes["a"].label == 1
+    write(path, example_id=["a", "b"], label=[2, 2])
+    with pytest.raises(VoteError, match=r"v\.parquet was changed while the run read it; run again"):
+        teacher.vote([Question("b", "?", "!")], ledger)
+    assert set(ledger.votes) == {"a"}, "nothing of it is kept"
+    path.unlink()
+    with pytest.raises(VoteError, match="can't be read as votes"):
+        teacher.vote([Question("b", "?", "!")], ledger)
+
+
+def replay_stage(tmp_path: Path, path: Path, ids: list[str], **more: Any) -> dict[str, list[Any]]:
+    """The table that the stage writes of these examples."""
+    write_table(tmp_path / "examples.parquet", dict.fromkeys(EXAMPLES.names, ids), EXAMPLES)
+    config = {
+        "teacher": {"name": "old", "provider": "replay"},
+        "role_play": True,
+        "target": "t",
+        "asked": "0",
+        "ids": ids_digest(ids),
+    }
+    inputs = {"examples": tmp_path / "examples.parquet", "votes": path}
+    site = {"model": str(path), "ids": ids, "purse": None}
+    out = run_stage("vote", config, inputs, tmp_path / "out", site=site, **more)
+    return read_table(out / "votes.parquet")
+
+
+def test_the_stage_looks_at_the_files_digest_again(tmp_path: Path) -> None:
+    path = write(tmp_path / "v.parquet", example_id=["a"], label=[1])
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    write(path, example_id=["a"], label=[2])
+    with pytest.raises(VoteError, match="was changed while the run read it"):
+        replay_stage(tmp_path, path, ["a"], digests={"votes": digest})
+    assert not (tmp_path / "out" / "votes.parquet").exists()
+
+
+def test_the_stage_warns_of_votes_that_ended_at_their_deadline(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ids = ["a", "b", "c", "d"]
+    reasons = ["deadline", None, "refused", "deadline"]
+    path = write(
+        tmp_path / "v.parquet", example_id=ids, label=[None, 1, None, None], abstained=reasons
+    )
+    votes = replay_stage(tmp_path, path, ids)
+    assert votes["abstained"] == reasons
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert told == [
+        "2 of 4 votes of teacher 'old' ended at the deadline and count as abstentions; "
+        "voting.again: 1 asks for them again"
+    ]
+
+
+def test_no_vote_at_its_deadline_is_no_warning_and_unread_replies_are_read_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ids = ["a", "b", "c", "d"]
+    path = write(
+        tmp_path / "v.parquet",
+        example_id=ids,
+        label=[None, None, None, 1],
+        reply=["**System 2**", "who knows", "System 1", "System 2"],
+        abstained=["off_schema", "off_schema", "refused", None],
+    )
+    votes = replay_stage(tmp_path, path, ids)
+    assert votes["label"] == [2, None, None, 1], "what was a label stays that one"
+    assert votes["abstained"] == [None, "off_schema", "refused", None]
+    assert not [r for r in caplog.records if r.levelname == "WARNING"]
+
+
 def test_an_id_that_is_no_example_is_refused(tmp_path: Path) -> None:
     columns = {name: ["a"] for name in EXAMPLES.names}
     write_table(tmp_path / "examples.parquet", columns, EXAMPLES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 from hypothesis import given
@@ -27,6 +28,17 @@ from lorapar_core.teachers.replies import ASK, REQUEST, digit_logprobs, parse_re
         ('{"system": 1}', 1),
         ('{"system": 2}', 2),
         ('{"system": "2."}', 2),
+        ("**System 2**", 2),
+        ("**System 1.**", 1),
+        ("__1__", 1),
+        ("`2`", 2),
+        ("*System 1*\n", 1),
+        ('"System 1"', 1),
+        ("'system 2'", 2),
+        ("```\nSystem 2\n```", 2),
+        ("``` 1 ```", 1),
+        ('```json\n{"system": "System 1"}\n```', 1),
+        ('\n```JSON\r\n{"system": 2}\r\n```\n', 2),
     ],
 )
 def test_a_reply_that_is_just_a_label_counts(reply: str, label: int) -> None:
@@ -47,12 +59,21 @@ def test_a_reply_that_is_just_a_label_counts(reply: str, label: int) -> None:
         "I can't tell.",
         "1.0",
         "-1",
-        "**System 2**",
+        "**System 1** or **System 2**",
+        "**System 2** because it takes two steps",
+        "# System 2",
+        "System **2",
+        "**",
+        "``````",
+        "```python\n2\n```",
+        "```\n1\n```\n```\n2\n```",
+        "```\nSystem 1\n```\nSystem 2",
+        'Here it is: ```json\n{"system": 1}\n```',
+        '```json\n{"system": 1, "system": 2}\n```',
         "[]",
         "{}",
         "{",
         "null",
-        '"System 1"',
         '["System 1"]',
         '[{"system": "System 1"}]',
         '{"system": 1.0}',
@@ -87,7 +108,7 @@ def test_anything_else_is_no_vote(reply: str) -> None:
 def test_json_of_any_other_form_is_no_vote(value: object) -> None:
     for document in (value, [value], {"system": [value]}, {"vote": value}):
         reply = json.dumps(document)
-        if reply.strip('"') not in ("1", "2"):
+        if not isinstance(document, str):
             assert parse_reply(reply) is None
 
 
@@ -95,6 +116,25 @@ def test_json_of_any_other_form_is_no_vote(value: object) -> None:
 def test_no_text_breaks_it(reply: str) -> None:
     assert parse_reply(reply) in (1, 2, None)
     assert parse_reply("{" + reply) in (1, 2, None)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "```" + " " * 100_000 + "x",
+        "```json" * 20_000,
+        "``" * 50_000 + "x",
+        "* " * 50_000,
+        "1" + " " * 100_000 + "x",
+        '{"system": "2' + " " * 100_000 + 'x"}',
+        "system" + " " * 100_000 + "x",
+    ],
+    ids=lambda reply: reply[:20],
+)
+def test_no_reply_takes_long_to_read(reply: str) -> None:
+    began = time.process_time()
+    assert parse_reply(reply) is None
+    assert time.process_time() - began < 1
 
 
 def test_the_replies_that_are_asked_for_are_taken() -> None:

@@ -107,6 +107,10 @@ def agreement_of(recipe: Recipe, text: str = "fine") -> dict[str, Any]:
                 },
             }
         ],
+        "flagged": 7,
+        "flagged_examples": [
+            {"example_id": "0", "prompt": text, "answer": text, "signs": ["override", "label"]}
+        ],
     }
 
 
@@ -166,6 +170,7 @@ def test_the_page_says_what_was_found(tmp_path: Path) -> None:
         for words in (
             "12 training examples (3 duplicates dropped): 6 System 1, 4 System 2, 2 without a",
             "All counted votes agree on 50.0 %",
+            "6 votes ended at their deadline; voting.again: 1 asks for them again.",
             "25.0 % (7.2 to 59.1)",
             "before training",
             "after grpo",
@@ -215,6 +220,20 @@ def test_curtailed_voting_says_what_it_saved_and_where_its_figures_come_from(
         assert "All counted votes agree on 50.0 % of a random tenth." in text
 
 
+def test_votes_that_all_came_in_time_are_not_spoken_of(tmp_path: Path) -> None:
+    figures = {
+        "votes": 10,
+        "abstained": 1,
+        "abstained_because": {"off_schema": 1},
+        "system2_share": 0.5,
+        "calibration": "none",
+        "offset_nats": 0.0,
+    }
+    told = {"teachers": dict.fromkeys(("one", "two", "three"), figures)}
+    for text in pages(report(tmp_path / "run", told=told)):
+        assert "deadline; voting.again" not in text
+
+
 def test_what_is_undefined_is_called_so(tmp_path: Path) -> None:
     told = {
         "fleiss_kappa": {"kappa": None, "examples": 0},
@@ -231,6 +250,19 @@ def test_what_is_undefined_is_called_so(tmp_path: Path) -> None:
     assert "| effective number of teachers | undefined |" in markdown
     assert "0 labels would differ (not converged)" in markdown
     assert "The most divided examples" not in markdown
+
+
+def test_suspicious_examples_are_told_with_their_signs(tmp_path: Path) -> None:
+    """Also where one teacher votes and nobody can agree with it; and nothing where none are."""
+    for name, teachers in (("one", LOCAL[:1]), ("three", LOCAL)):
+        html, markdown = pages(report(tmp_path / name, teachers=teachers))
+        for text in (Page(html).words, markdown):
+            assert "Suspicious examples" in text
+            assert "7 examples read as if they spoke to the teachers" in text
+        assert "| fine | fine | override, label |" in markdown
+    none = {"flagged": 0, "flagged_examples": []}
+    for text in pages(report(tmp_path / "none", told=none)):
+        assert "Suspicious" not in text
 
 
 def test_teachers_that_vote_alike_are_named(tmp_path: Path) -> None:

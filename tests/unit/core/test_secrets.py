@@ -1,9 +1,9 @@
-"""Secrets are crossed out of what is told: as they are, in JSON, and in parts."""
+"""Secrets are crossed out of what is told: as they are, in JSON values, and in parts."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -33,7 +33,7 @@ def found(environment: Mapping[str, str], **fields: Any) -> list[str]:
 # What is a secret.
 
 
-def test_they_are_the_keys_and_header_values_of_all_teachers_and_nothing_else() -> None:
+def test_they_are_the_keys_and_header_values_of_all_teachers() -> None:
     teachers = [
         teacher(api_key_env="ONE"),
         teacher(header_envs={"X-A": "TWO", "X-B": "THREE"}),
@@ -48,6 +48,42 @@ def test_they_are_the_keys_and_header_values_of_all_teachers_and_nothing_else() 
         "HOME": "/home/somebody",
     }
     assert secrets_of(teachers, environment) == ["second-secret", "first-secret", "third-secret"]
+
+
+def test_they_are_whatever_the_environment_calls_a_secret_too() -> None:
+    """litellm takes a provider's usual key where the recipe names none."""
+    secret = {
+        "OPENAI_API_KEY": "openai-secret",
+        "AWS_SECRET_ACCESS_KEY": "aws-secret-key",
+        "AWS_SESSION_TOKEN": "aws-session-token",
+        "HF_TOKEN": "hub-token",
+        "CLIENT_SECRET": "client-secret",
+        "SOME_PASSWORD": "the-password",
+        "PGPASSWORD": "the-pg-password",
+        "KEY": "just-a-key",
+        "TOKEN": "just-a-token",
+    }
+    harmless = {
+        "KEYBOARD": "qwertzuiop",
+        "TOKENIZERS_PARALLELISM": "disabled",
+        "KEY_FILE": "/home/somebody/key",
+        "SECRETS_DIR": "/run/secrets",
+        "openai_api_key": "lower-case",
+        "PASSWORD_STORE": "/home/somebody/store",
+        "HOME": "/home/somebody",
+    }
+    for teachers in ([], [teacher()], [teacher(api_key_env="OPENAI_API_KEY")]):
+        assert set(secrets_of(teachers, {**secret, **harmless})) == set(secret.values())
+    named = [teacher(header_envs={"X": "HOME"})]
+    assert set(secrets_of(named, {**secret, **harmless})) == {
+        *secret.values(),
+        harmless["HOME"],
+    }
+
+
+def test_short_values_of_the_environment_are_left_too() -> None:
+    environment = {"A_KEY": "12345", "B_TOKEN": "", "C_PASSWORD": "123456"}
+    assert secrets_of([], environment) == ["123456"]
 
 
 @pytest.mark.parametrize("environment", [{}, {"KEY": ""}, {"OTHER": KEY}])
@@ -100,16 +136,46 @@ def test_every_time_it_stands_there() -> None:
 
 
 @pytest.mark.parametrize(
-    "secret", ['quo"ted-key', "back\\slash-key", "kéy-with-accent", "tab\tin-key", "🔑-the-key"]
+    "secret",
+    ['quo"ted-key', "back\\slash-key", "kéy-with-accent", "tab\tin-key", "🔑-the-key", "line\nkey"],
 )
-def test_as_json_writes_it_too(secret: str) -> None:
-    """What a child says comes as JSON lines."""
+def test_whatever_json_makes_of_it(secret: str) -> None:
+    """A child's lines are parsed first, so that no escape hides a secret."""
     cross_out = crossing_out([secret])
     assert cross_out(f"a {secret} b") == "a *** b"
-    line = json.dumps({"event": "failed", "said": f"you sent {secret}!"})
-    assert json.loads(cross_out(line)) == {"event": "failed", "said": "you sent ***!"}
-    plain = json.dumps({"said": secret}, ensure_ascii=False)
-    assert secret.strip('"') not in json.loads(cross_out(plain))["said"]
+    for ascii_only in (True, False):
+        line = json.dumps(
+            {"event": "failed", "said": f"you sent {secret}!"}, ensure_ascii=ascii_only
+        )
+        assert cross_out(json.loads(line)) == {"event": "failed", "said": "you sent ***!"}
+
+
+@pytest.mark.parametrize("secret", ['canary "header" 0815', "back\\slash-key", "kéy-with-accent"])
+def test_an_error_that_quotes_its_json_body_shows_none_of_it(secret: str) -> None:
+    """So litellm tells of Anthropic, Gemini, DeepSeek and Mistral; in a child's line too."""
+    cross_out = crossing_out(secrets_of([], {"A_KEY": secret}))
+    body = json.dumps({"error": {"message": f"bad key {secret}"}})
+    told = f"AnthropicException - {body}"
+    expected = 'AnthropicException - {"error": {"message": "bad key ***"}}'
+    assert cross_out(told) == expected
+    assert cross_out(json.loads(json.dumps({"message": told}))) == {"message": expected}
+
+
+def test_json_values_are_crossed_out_to_their_depth_and_names_and_numbers_left() -> None:
+    given = {
+        KEY: [f"Bearer {KEY}", {"deep": [KEY, [KEY]], KEY: 1}],
+        "progress": "the progress report",
+        "numbers": [4521, 0.004521, -4521, True, None],
+    }
+    cross_out = crossing_out(["progress report", KEY, "progress", "004521"])
+    assert cross_out(given) == {
+        KEY: ["Bearer ***", {"deep": ["***", ["***"]], KEY: 1}],
+        "progress": "the ***",
+        "numbers": [4521, 0.004521, -4521, True, None],
+    }
+    assert given["progress"] == "the progress report", "what was given stays as it is"
+    for plain in (None, True, 3, 0.5, [], {}, ""):
+        assert cross_out(plain) == plain
 
 
 @given(
@@ -123,12 +189,41 @@ def test_whatever_they_are_none_is_left(secrets: list[str], texts: list[str]) ->
     text = "".join(part for pair in zip(texts, secrets, strict=False) for part in pair)
     crossed = crossing_out(longest_first)(text)
     assert not [secret for secret in secrets if secret in crossed]
-    assert crossing_out(longest_first)("".join(texts)) == "".join(texts) or any(
-        form in "".join(texts) for s in secrets for form in (s, json.dumps(s)[1:-1])
+    plain = "".join(texts)
+    assert crossing_out(longest_first)(plain) == plain or any(
+        form in plain for s in secrets for form in (s, json.dumps(s)[1:-1])
     )
 
 
-@given(st.text(alphabet='ab "\\é\n', min_size=SHORTEST, max_size=12), st.text(max_size=20))
-def test_nor_in_any_json_line(secret: str, text: str) -> None:
-    line = json.dumps({"said": f"{text}{secret}{text}"})
-    assert json.dumps(secret)[1:-1] not in crossing_out([secret])(line)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=20),
+    lambda parts: st.lists(parts, max_size=3) | st.dictionaries(st.text(), parts, max_size=3),
+    max_leaves=8,
+)
+
+
+def texts_of(value: Any) -> Iterator[str]:
+    """All but names."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | dict):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from texts_of(part)
+
+
+def bones(value: Any) -> Any:
+    """All but texts."""
+    if isinstance(value, dict):
+        return {name: bones(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [bones(part) for part in value]
+    return "" if isinstance(value, str) else value
+
+
+@given(JSON, st.text(alphabet='ab "\\é\n', min_size=SHORTEST, max_size=12), st.text(max_size=20))
+def test_nor_in_any_json_value_whose_form_is_kept(value: Any, secret: str, text: str) -> None:
+    whole = {"said": f"{text}{secret}{text}", "more": [value, {secret: secret}]}
+    crossed = crossing_out([secret])(whole)
+    assert not [said for said in texts_of(crossed) if secret in said]
+    assert bones(crossed) == bones(whole)
+    assert json.loads(json.dumps(crossed)) == crossed

@@ -181,8 +181,10 @@ def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("XDG_CACHE_HOME", str(home / ".cache"))
     monkeypatch.delenv("LORAPAR_STORE", raising=False)
-    for variable in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY"):
-        monkeypatch.delenv(variable, raising=False)
+    for name in SHIPPED:
+        for teacher in load_recipe(name, recipes=RECIPES).teachers:
+            if teacher.api_key_env:
+                monkeypatch.delenv(teacher.api_key_env, raising=False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
     monkeypatch.setattr(socket.socket, "connect", refuse)
     return home
@@ -212,6 +214,34 @@ def test_a_shipped_recipe_is_planned_on_an_empty_home(
         {teacher.api_key_env for teacher in recipe.teachers if teacher.api_key_env}
     )
     assert list(offline.iterdir()) == [], "a plan touches nothing"
+
+
+def test_the_readme_shows_what_the_plan_of_the_papers_recipe_prints(
+    offline: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Word for word: prices are those of the installed litellm, so an update of it may need this
+    block to be pasted anew."""
+    readme = (RECIPES.parents[1] / "README.md").read_text(encoding="utf-8")
+    blocks = [part.partition("```")[0] for part in readme.split("```text\n")[1:]]
+    (block,) = (block for block in blocks if block.startswith("votes to buy: "))
+    assert cli.main(["plan", "gsm8k-llama2-7b", "--store", str(offline / "store")]) == 0
+    printed = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    shown = [line.rstrip() for line in block.splitlines()]
+    for teacher in load_recipe("gsm8k-llama2-7b", recipes=RECIPES).teachers:
+        rows = [
+            [line for line in lines if line.split()[:1] == [teacher.name]]
+            for lines in (shown, printed)
+        ]
+        assert len(rows[0]) == 1, teacher.name
+        assert rows[0] == rows[1]
+    first = printed.index(shown[0])
+    assert printed[first : first + len(shown)] == shown
+
+
+@pytest.mark.parametrize("name", [name for name in SHIPPED if name.startswith("gsm8k")])
+def test_no_shipped_teacher_is_called_by_a_retired_name(name: str) -> None:
+    models = {t.name: t.model for t in load_recipe(name, recipes=RECIPES).teachers}
+    assert models["deepseek"] == "deepseek/deepseek-v4-flash"
 
 
 @pytest.mark.parametrize("name", [name for name in SHIPPED if name.startswith("gsm8k")])
@@ -630,16 +660,34 @@ def test_teachers_and_votes_that_can_not_be_are_refused(
     [
         *(
             (field, "api_key_env and header_envs take names of environment variables")
-            for secret in ("sk-secret-1", "a secret!", "1secret", "secret\n", "$secret", "sécret")
+            for secret in (
+                "sk-s3cret-1",
+                "a s3cret!",
+                "1s3cret",
+                "s3cret\n",
+                "$s3cret",
+                "sécr3t",
+                "s3cretwithlettersonly",
+                "AIzaSys3cret0123456789",
+                "gsk_s3cret",
+                "SECRET_s3cret",
+                "K" * 58 + "_s3cret",
+            )
             for field in ({"api_key_env": secret}, {"header_envs": {"X-Key": secret}})
         ),
         *(
-            ({"api_base": api_base}, "api_base has a user and a password in it; give these by")
+            ({"api_base": api_base}, "api_base is no plain URL; give http:// or https:// with host")
             for api_base in (
-                "https://user:secret@api.example.org/v1",
-                "http://secret@localhost:8000",
+                "https://user:s3cret@api.example.org/v1",
+                "http://s3cret@localhost:8000",
                 "http://user:sec@ret@localhost/v1",
-                "//user:secret@localhost",
+                "//user:s3cret@localhost",
+                "me:s3cret@host/v1",
+                "https://h/v1?key=s3cret",
+                "https://h/v1#s3cret",
+                "https://h/v1?#s3cret",
+                "https://:s3cret@/v1",
+                "https://[s3cret/v1",
             )
         ),
     ],
@@ -655,20 +703,82 @@ def test_a_secret_in_a_recipe_is_refused_and_not_shown(
     assert str(told).startswith("teachers.0: ")
     assert len(str(told).splitlines()) == 1
     while told:
-        assert "secret" not in str(told)
+        assert "3cret" not in str(told)
+        assert "cr3t" not in str(told)
         assert "ret@" not in str(told)
         told = told.__cause__
 
 
-@pytest.mark.parametrize("variable", ["KEY", "_key", "Key_2", "OPENAI_API_KEY"])
+def test_a_key_that_was_pasted_as_a_variables_name_stands_in_no_output(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever mistakes the field gets the whole remedy in one line, and the key nowhere."""
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("teachers: [{name: far, model: openai/x, api_key_env: sk-proj-pasted4711}]")
+    assert cli.main(["plan", str(recipe), "--store", str(tmp_path / "store")]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "never a key itself" in told.err
+    assert len(told.err.splitlines()) == 1
+    assert "pasted4711" not in told.err
+
+
+@pytest.mark.parametrize("variable", ["K", "_", "KEY", "_KEY", "KEY_2", "OPENAI_API_KEY", "K" * 64])
 def test_a_variables_name_is_taken(variable: str) -> None:
     fields = teacher(model="m", api_key_env=variable, header_envs={"X-Key": variable})
     assert parse_recipe(fields).teachers[0].variables == [variable]
 
 
-def test_an_at_sign_in_an_api_bases_path_is_no_password() -> None:
-    fields = teacher(model="m", api_base="https://api.example.org/@us/v1")
-    assert parse_recipe(fields).teachers[0].api_base == "https://api.example.org/@us/v1"
+@pytest.mark.parametrize("variable", ["key", "_key", "Key_2", "2KEY", "K" * 65, "KEY-2", "KEY "])
+def test_names_of_variables_are_capitals(variable: str) -> None:
+    for field in ({"api_key_env": variable}, {"header_envs": {"X": variable}}):
+        with pytest.raises(ConfigError, match=r"names of environment variables \(capitals") as told:
+            parse_recipe(teacher(model="m", **field))
+        assert variable not in str(told.value).replace("api_key_env", "").replace("key itself", "")
+
+
+@pytest.mark.parametrize(
+    "api_base",
+    [
+        "http://localhost",
+        "http://127.0.0.1:8000/v1",
+        "https://api.example.org/@us/v1",
+        "https://[::1]:8443/v1/",
+        "HTTPS://api.example.org",
+    ],
+)
+def test_a_plain_url_is_taken_as_it_is(api_base: str) -> None:
+    """An at sign in its path is no password."""
+    assert parse_recipe(teacher(model="m", api_base=api_base)).teachers[0].api_base == api_base
+
+
+@pytest.mark.parametrize(
+    "api_base",
+    [
+        "localhost:8000/v1",
+        "api.example.org/v1",
+        "/v1",
+        "http://",
+        "http:///v1",
+        "http://:8000/v1",
+        "ftp://api.example.org/v1",
+        "file:///v1",
+        "me:pw123@host/v1",
+        "https://me@host/v1",
+        "https://@host/v1",
+        "https://h/v1?key=S",
+        "https://h?key=S",
+        "https://h/v1#S",
+    ],
+)
+def test_what_is_no_plain_url_is_refused(api_base: str) -> None:
+    """A server that would be asked at another place than it says, or a secret in a key's config."""
+    with pytest.raises(ConfigError, match="api_base is no plain URL") as told:
+        parse_recipe(teacher(model="m", api_base=api_base))
+    assert str(told.value).startswith("teachers.0: ")
+    assert len(str(told.value).splitlines()) == 1
+    for part in ("pw123", "localhost", "//h", "example", "ftp", "file", "@"):
+        assert part not in str(told.value)
 
 
 @pytest.mark.parametrize(

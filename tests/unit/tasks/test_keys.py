@@ -25,6 +25,7 @@ from lorapar_core.recipe import merge, parse_recipe
 from lorapar_core.rounds import order
 from lorapar_core.teachers.ballot import Ballot, ids_digest
 from lorapar_core.teachers.tables import write_votes
+from tasks import vote
 from tasks.action import Action, Outcome
 
 VOTES = {"vote[first]", "vote[second]"}
@@ -312,7 +313,7 @@ def far(**changes: Any) -> dict[str, Any]:
         ({"concurrency": 3}, False),
         ({"input_usd": 1, "output_usd": 2}, False),
         ({"api_base": "https://api.example.org/v2"}, False),
-        ({"api_base": "http://api.example.org/v1?tenant=secret"}, False),
+        ({"api_base": "http://api.example.org/other/v1"}, False),
         ({"api_base": "https://elsewhere.example.org/v1"}, True),
         ({"api_base": "https://api.example.org:8443/v1"}, True),
         ({"api_base": ""}, True),
@@ -360,6 +361,48 @@ def test_what_a_remote_teacher_has_said_is_found_again(
         for fields in ({}, change)
     )
     assert (one["vote[far]"].ledger != two["vote[far]"].ledger) is other_ledger
+
+
+def test_a_teacher_by_another_name_is_asked_anew(model: Path) -> None:
+    """So that one model may vote twice; and two of the same name are one."""
+    one, other = (actions_of(model, far(name=name))[f"vote[{name}]"] for name in ("far", "farther"))
+    assert one.key != other.key
+    assert one.ledger != other.ledger
+    differ = {name for name in one.config if one.config[name] != other.config[name]}
+    assert differ == {"teacher", "asked"}
+    fields = [far()["teachers"][0], {**far()["teachers"][0], "name": "twin"}]
+    twins = actions_of(model, {"teachers": fields})
+    assert twins["vote[far]"].ledger == one.ledger
+    assert twins["vote[twin]"].ledger != one.ledger
+
+
+def test_whom_nobody_plays_asks_nobody_again(model: Path) -> None:
+    """Without role play the target stands in no prompt, for local teachers as for far ones."""
+    near = {"name": "near", "provider": "local"}
+    change = {"teachers": [*far()["teachers"], near], "voting": {"role_play": False}}
+    before = actions_of(model, change)
+    after = actions_of(model, merge(change, {"voting": {"target": "another model"}}))
+    keys = [{name: action.key for name, action in found.items()} for found in (before, after)]
+    assert changed(*keys) == {"report"}, "which tells the whole recipe"
+    for name in ("vote[far]", "vote[near]"):
+        assert before[name].ledger == after[name].ledger
+        assert before[name].config["target"] == after[name].config["target"] == ""
+    played = actions_of(model, merge(change, {"voting": {"role_play": True}}))
+    assert played["vote[far]"].config["target"] == "a tiny model"
+
+
+def test_a_changed_way_to_score_asks_local_teachers_again_and_no_other(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change = {"teachers": [*far()["teachers"], {"name": "near", "provider": "local"}]}
+    before = actions_of(model, change)
+    assert before["vote[near]"].config["scoring"] == vote.LOCAL_VERSION
+    assert "scoring" not in before["vote[far]"].config
+    monkeypatch.setattr(vote, "LOCAL_VERSION", vote.LOCAL_VERSION + 1)
+    after = actions_of(model, change)
+    keys = [{name: action.key for name, action in found.items()} for found in (before, after)]
+    assert changed(*keys) == {"vote[near]"}
+    assert before["vote[near]"].ledger != after["vote[near]"].ledger
 
 
 def test_the_ledger_is_the_same_for_other_ids_and_the_artifact_is_not(
@@ -567,7 +610,7 @@ def values(thing: Any) -> Iterator[Any]:
 def test_no_key_holds_a_path_a_query_or_a_keys_name(model: Path, tmp_path: Path) -> None:
     file = tmp_path / "mine.jsonl"
     file.write_text('{"prompt": "1 + 1?", "answer": "2"}\n')
-    secret = "http://api.example.org/v1/secret?key=secret#secret"
+    secret = "http://api.example.org/v1/secret"
     change = {"data": {"source": str(file), "test_source": f"file://{file}"}}
     change |= far(api_base=secret)
     change["teachers"].append({"name": "near", "provider": "local", "model": str(model)})
