@@ -14,6 +14,8 @@ from lorapar_core.parquet import read_table
 from lorapar_core.teachers.ballot import Ballot, Question
 from lorapar_core.teachers.ledger import Ledger
 
+NOT_TOLD = "not_told"
+"""Why a vote without a label has none, where the file doesn't say."""
 _OPTIONAL = ("logprob_1", "logprob_2", "reply", "served_model", "abstained")
 
 
@@ -94,7 +96,7 @@ def _ballot(
         label=label,
         reply=reply or "",
         served_model=served_model or "",
-        abstained="" if label else (abstained or "off_schema"),
+        abstained="" if label else (abstained or NOT_TOLD),
         logprob_1=logprob_1,
         logprob_2=logprob_2,
     )

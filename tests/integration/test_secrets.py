@@ -26,7 +26,7 @@ KEY, HEADER = "sk-canary-key-4711", 'canary "header" 0815'
 CANARIES = ("canary-key", "key-4711", "canary \\", 'canary "', 'er" 0815')
 VARIABLES = {"CANARY_KEY": KEY, "CANARY_HEADER": HEADER}
 KEYED = {"api_key_env": "CANARY_KEY", "header_envs": {"X-Canary": "CANARY_HEADER"}}
-FAULTS = {"off_schema": 0.9, "500": 0.1}
+FAULTS = {"off_schema": 0.5, "500": 0.1}
 
 
 def finds(root: Path) -> list[str]:

@@ -81,6 +81,9 @@ class _Store:
     def path(self, ref: Ref) -> Path:
         return self._tables[ref.digest]
 
+    def ledger(self, digest: str) -> Path:
+        return self.root / digest
+
     def hold(self, ref: Ref, votes: Path) -> None:
         self._tables[ref.digest] = votes
 
