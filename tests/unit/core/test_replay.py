@@ -203,11 +203,11 @@ def test_no_vote_at_its_deadline_is_no_warning_and_unread_replies_are_read_anew(
         example_id=ids,
         label=[None, None, None, 1],
         reply=["**System 2**", "who knows", "System 1", "System 2"],
-        abstained=["not_told", "off_schema", "refused", None],
+        abstained=["off_schema", "off_schema", "refused", None],
     )
     votes = replay_stage(tmp_path, path, ids)
     assert votes["label"] == [2, None, None, 1], "what was a label stays that one"
-    assert votes["abstained"] == [None, "not_told", "refused", None]
+    assert votes["abstained"] == [None, "off_schema", "refused", None]
     assert not [r for r in caplog.records if r.levelname == "WARNING"]
 
 
@@ -232,7 +232,7 @@ def test_the_table_keeps_order_names_the_asking_and_tells_why_there_is_no_label(
     tmp_path: Path,
 ) -> None:
     yes = Ballot("b", 1, "1", "served", logprob_1=-0.5, logprob_2=-1.5)
-    no = Ballot("a", None, "no idea", "served", "not_told")
+    no = Ballot("a", None, "no idea", "served", "off_schema")
     for asked in ("x", "y"):
         out = tmp_path / asked
         out.mkdir()
@@ -243,7 +243,7 @@ def test_the_table_keeps_order_names_the_asking_and_tells_why_there_is_no_label(
     told = {"example_id": "b", "teacher": "t", "label": 1, "abstained": None, "reply": "1"}
     assert rows[0].items() >= told.items()
     assert (rows[0]["logprob_1"], rows[0]["logprob_2"]) == (-0.5, -1.5)
-    assert (rows[1]["label"], rows[1]["abstained"]) == (None, "not_told")
+    assert (rows[1]["label"], rows[1]["abstained"]) == (None, "off_schema")
     assert rows[1]["reply"] == "no idea"
     keys = [*table["key"], *other["key"]]
     assert len(set(keys)) == 4, "the vote's own key: how it was asked, and of which example"
