@@ -107,6 +107,7 @@ def ask(
     price: Price | None = None,
     purse: Purse | None = None,
     beside: Callable[[asyncio.Task[Any]], Any] | None = None,
+    tokens: tuple[int, int] = TOKENS,
     **limits: Any,
 ) -> Asked:
     """Ask for what the ledger at `path` doesn't hold yet, as the stage does; `beside` is a
@@ -118,7 +119,7 @@ def ask(
             teacher.send,
             ledger=ledger,
             limits=Limits(**{"concurrency": 8, **limits}),
-            tokens=lambda _question: TOKENS,
+            tokens=lambda _question: tokens,
             price=price,
             purse=purse,
             time=virtual_time.virtual_time(),

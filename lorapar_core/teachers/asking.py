@@ -149,13 +149,15 @@ class Asking:
             BudgetReached: the next request might cost more than is left.
             Stopped: the process was told to end.
         """
-        done = 0
+        begun = done = 0
         late: dict[str, Ballot] = {}
         left = iter(questions)
 
         async def work() -> None:
-            nonlocal done
+            nonlocal begun, done
             for question in left:
+                begun += 1
+                self._all_begun = begun == len(questions)
                 try:
                     ballot = await self._vote(question)
                 except BudgetReached:  # the others end what they have begun
@@ -165,7 +167,6 @@ class Asking:
                     late[ballot.example_id] = ballot
                 done += 1
                 events.progress(step=done, total=len(questions), **self._figures())
-            self._all_begun = True
 
         loop = asyncio.get_running_loop()
         stop = Stopped(f"teacher {self._name!r} was told to stop; its votes so far are kept")
@@ -323,6 +324,7 @@ class Asking:
         if ballot.abstained == OFF_SCHEMA and not self._read:
             self._unread.append(ballot)
             if len(self._unread) >= UNREADABLE:
+                self._unread = []  # should a label still come, these are not kept with it
                 raise VoteError(
                     f"the first {UNREADABLE} replies of teacher {self._name!r} are no labels, such "
                     f"as {ballot.reply[:100]!r}; raise its max_tokens (a model that reasons first "

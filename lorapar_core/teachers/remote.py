@@ -209,12 +209,15 @@ class RemoteTeacher:
                     free = 0.0 if _never_connected(error) else None
                     return Failed("unreachable", said, billed_usd=free)
                 return Failed("malformed", said, billed_usd=None)
+            # litellm says 500, by this class, of a body at 200 that it can't read (Anthropic's).
+            unread = isinstance(error, self._litellm.APIConnectionError)
+            free = status not in _GAVE_UP and _is_json(headers) and not unread
             return Failed(
                 str(status),
                 said,
                 status=status,
                 retry_after_s=_retry_after_s(headers),
-                billed_usd=0.0 if status not in _GAVE_UP and _is_json(headers) else None,
+                billed_usd=0.0 if free else None,
             )
         if self._is_the_examples(error):
             return Failed(str(status), said, concerns="example", status=status)

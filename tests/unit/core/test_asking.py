@@ -12,6 +12,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,17 @@ from scripted_teacher import TOKENS, USED, Script, Teacher, ask, failed, named, 
 
 from lorapar_core.errors import BudgetReached, Stopped, VoteError
 from lorapar_core.teachers.asking import (
+    ENOUGH,
+    FEW,
     FIRST_ANSWER_S,
     LONGEST_WAIT_S,
+    UNREADABLE,
     WAIT_S,
     Failed,
     Reply,
 )
 from lorapar_core.teachers.ballot import Ballot
 from lorapar_core.teachers.ledger import read_entries
-from lorapar_core.teachers.pace import DISTINCT
 from lorapar_core.teachers.prices import Price
 from lorapar_core.teachers.purse import NANO, Purse, nano
 
@@ -166,6 +169,92 @@ def test_an_example_that_the_provider_refuses_abstains_for_good(ledger: Path) ->
     assert teacher.asked["q1"] == 1
 
 
+def test_a_refusal_that_may_be_the_teachers_abstains_and_is_not_kept(ledger: Path) -> None:
+    def refuses(example_id: str, _nth: int) -> Reply | Exception:
+        return failed("400", 400, concerns="example?") if example_id == "q1" else said()
+
+    teacher = Teacher(refuses)
+    with purse_of(ledger, votes_cap=100) as purse:
+        asked = ask(ledger, named(3), teacher, purse=purse)
+        assert (in_purse(ledger)["votes"], in_purse(ledger)["votes_reserved"]) == (2, 0)
+    assert asked.error is None
+    assert asked.late == {"q1": Ballot("q1", None, "it said 400", "", "refused")}
+    assert asked.labels() == {"q0": 1, "q2": 1}
+    assert asked.outcomes("q1") == ["400"]
+    again = Teacher()
+    assert ask(ledger, named(3), again).labels() == {"q0": 1, "q1": 1, "q2": 1}
+    assert again.asked == {"q1": 1}
+
+
+# A teacher that is asked wrongly.
+
+
+def unclear_until(first_label: int) -> Script:
+    """No label to any example before this one."""
+    return lambda i, _nth: said(2) if int(i[1:]) >= first_label else said(None, "Let me think")
+
+
+@pytest.mark.parametrize("before", ["nothing", "an abstention"])
+@pytest.mark.parametrize("concurrency", [1, 8])
+def test_one_whose_first_replies_are_no_labels_is_given_up_and_none_is_kept(
+    ledger: Path, concurrency: int, before: str
+) -> None:
+    earlier = set()
+    if before == "an abstention":
+        ask(ledger, ["q9999"], Teacher(lambda *_: said(None, "hm")))
+        earlier = {"q9999"}
+    teacher = Teacher(unclear_until(1000))
+    asked = ask(ledger, named(500), teacher, concurrency=concurrency)
+    assert isinstance(asked.error, VoteError)
+    assert f"the first {UNREADABLE} replies of teacher 'far' are no labels" in str(asked.error)
+    assert "'Let me think'; raise its max_tokens" in str(asked.error)
+    assert set(asked.labels()) == earlier
+    assert 2 * UNREADABLE <= len(teacher.sends) <= 2 * (UNREADABLE + concurrency - 1)
+    assert not asked.entries.under_way
+    again = ask(ledger, named(500), Teacher())
+    assert set(again.labels()) == {*named(500), *earlier}
+    assert {label for i, label in again.labels().items() if i not in earlier} == {1}
+
+
+def test_with_its_first_label_the_replies_before_it_are_kept(ledger: Path) -> None:
+    seen: list[set[str]] = []
+
+    def script(example_id: str, nth: int) -> Reply | Exception:
+        seen.append(set(read_entries(ledger).votes))
+        return unclear_until(UNREADABLE - 1)(example_id, nth)
+
+    asked = ask(ledger, named(UNREADABLE + 1), Teacher(script), concurrency=1)
+    assert asked.error is None
+    assert asked.late == {}
+    unclear = dict.fromkeys(named(UNREADABLE - 1))
+    assert asked.labels() == {**unclear, f"q{UNREADABLE - 1}": 2, f"q{UNREADABLE}": 2}
+    assert asked.entries.votes["q0"].abstained == "off_schema"
+    assert seen[-2:] == [set(), set(named(UNREADABLE))], "held back until then, and not longer"
+
+
+@pytest.mark.parametrize("before", ["in this run", "in an earlier run"])
+def test_one_that_has_given_a_label_may_fail_to_as_often_as_it_likes(
+    ledger: Path, before: str
+) -> None:
+    script: Script = lambda i, _nth: said(1) if i == "q0" else said(None, "hm")  # noqa: E731
+    if before == "in an earlier run":
+        ask(ledger, ["q0"], Teacher(script))
+    asked = ask(ledger, named(3 * UNREADABLE), Teacher(script), concurrency=1)
+    assert asked.error is None
+    assert asked.labels() == {**dict.fromkeys(named(3 * UNREADABLE)), "q0": 1}
+
+
+def test_too_few_to_tell_are_kept_in_the_end_and_count_as_bought(ledger: Path) -> None:
+    with purse_of(ledger, votes_cap=100) as purse:
+        asked = ask(ledger, named(UNREADABLE - 1), Teacher(unclear_until(1000)), purse=purse)
+        assert in_purse(ledger)["votes"] == UNREADABLE - 1
+    assert (asked.error, asked.late) == (None, {})
+    assert asked.labels() == dict.fromkeys(named(UNREADABLE - 1))
+    again = Teacher()
+    ask(ledger, named(UNREADABLE - 1), again)
+    assert not again.sends
+
+
 def test_log_probabilities_are_kept(ledger: Path) -> None:
     teacher = Teacher(lambda *_: said(1, "1", logprob_1=-0.25, logprob_2=-1.5))
     ballot = ask(ledger, ["q"], teacher).entries.votes["q"]
@@ -222,9 +311,33 @@ def test_tokens_a_minute_are_what_was_used_not_what_was_feared(ledger: Path) -> 
     used = sum(USED)
     asked = ask(ledger, named(600), teacher, tokens_per_minute=60 * used, concurrency=32)
     times = sorted(at for at, _, _ in teacher.sends)
+    feared = 32 * (sum(TOKENS) - used)
     for start in times:
-        assert used * sum(start <= at < start + 60 for at in times) <= 60 * used * 1.2
+        # What it reserved too much until it knew better goes out beside the rest, once.
+        over = feared / used if start < 150 else 0
+        assert sum(start <= at < start + 60 for at in times) <= 60 + over + 1
     assert 550 <= asked.seconds <= 600 * 1.15
+
+
+def test_a_reply_that_might_be_long_is_not_waited_for_once_it_is_known_to_be_short(
+    ledger: Path,
+) -> None:
+    """A model that reasons may take 16000 tokens; at 4200 a minute that is 4 minutes a request."""
+    teacher = Teacher(seconds=0.0)
+    used = sum(USED)
+    ask(
+        ledger,
+        named(200),
+        teacher,
+        tokens=(100, 16000),
+        tokens_per_minute=100 * used,
+        concurrency=1,
+    )
+    times = [at for at, _, _ in teacher.sends]
+    gaps = [later - former for former, later in pairwise(times)]
+    assert min(gaps[: ENOUGH - 1]) > 200
+    assert max(gaps[ENOUGH:]) <= 60 / 100 + 1e-6
+    assert times[-1] - times[ENOUGH] >= (200 - ENOUGH - 3) * 60 / 100, "and the limit is kept"
 
 
 def test_concurrency_finds_what_a_teacher_bears_and_stays_near_it(ledger: Path) -> None:
@@ -287,12 +400,12 @@ def test_a_vote_that_fails_past_its_deadline_abstains_and_the_others_go_on(ledge
     assert "q7" not in asked.labels()
     assert len(asked.labels()) == 1999
     times = [at for at, i, _ in teacher.sends if i == "q7"]
-    assert 100 - 8 - 1 <= times[-1] - times[0] <= 100
+    assert 100 < times[-1] - times[0] <= 100 + 8 + 1
     assert len(times) == len(asked.outcomes("q7")) > 10
     assert asked.error is None
 
 
-@pytest.mark.parametrize("concurrency", [8, 32])
+@pytest.mark.parametrize("concurrency", [1, 8, 32])
 def test_a_single_poisoned_example_of_5000_is_a_late_vote_and_no_outage(
     ledger: Path, concurrency: int
 ) -> None:
@@ -309,22 +422,51 @@ def test_a_single_poisoned_example_of_5000_is_a_late_vote_and_no_outage(
         assert set(asked.labels()) == set(named(4999))
         assert sum(teacher.asked.values()) - teacher.asked["q4999"] == sofar
         times = [at for at, i, _ in teacher.sends if i == "q4999"]
-        assert 600 - 8 - 1 <= times[-1] - times[0] <= 600
-        assert asked.seconds <= 5000 / concurrency + 600 + 10
+        assert 7200 <= times[-1] - times[0] <= 7200 + 70 + 72  # 10 pauses first, a cool-down last
+        assert asked.seconds <= 5000 / concurrency + 7200 + 150
         assert not asked.entries.under_way
 
 
-@pytest.mark.parametrize(("poisoned", "late"), [(DISTINCT - 1, True), (DISTINCT, False)])
+@pytest.mark.parametrize(("poisoned", "late"), [(1, True), (FEW - 1, True), (FEW, False)])
 def test_from_five_examples_on_it_is_the_teacher_that_fails(
     ledger: Path, poisoned: int, late: bool
 ) -> None:
-    """Of one that has answered before. In an outage the deadline stands still, so none is late."""
+    """Of one that has answered before, with nothing else left to ask."""
     ask(ledger, ["before"], Teacher())
     teacher = Teacher(lambda *_: failed())
     asked = ask(ledger, named(poisoned), teacher, deadline_s=60, outage_s=1800)
     assert len(asked.late) == (poisoned if late else 0)
     assert isinstance(asked.error, VoteError) is not late
-    assert (asked.seconds > 1800) is not late
+    assert 1800 < asked.seconds < 1800 + 150 + 73 * poisoned, "each ends as a probe"
+
+
+@pytest.mark.parametrize("then", [(), (failed(), failed("429", 429))])
+def test_a_provider_that_asks_for_a_wait_beyond_the_deadline_gets_it_and_the_vote_is_there(
+    ledger: Path, then: tuple[Failed, ...]
+) -> None:
+    came = failed("429", 429, retry_after_s=900), *then
+
+    def busy(example_id: str, nth: int) -> Reply | Exception:
+        return came[nth] if example_id == "q3" and nth < len(came) else said()
+
+    teacher = Teacher(busy)
+    asked = ask(ledger, named(50), teacher, concurrency=4, deadline_s=600)
+    assert (asked.error, asked.late) == (None, {})
+    assert asked.labels() == dict.fromkeys(named(50), 1)
+    assert 900 <= asked.seconds <= 930
+
+
+def test_what_it_fails_beside_the_wait_that_was_asked_for_counts_as_ever(ledger: Path) -> None:
+    def one_fails(example_id: str, nth: int) -> Reply | Exception:
+        if example_id != "q3":
+            return said()
+        return failed() if nth else failed("429", 429, retry_after_s=900)
+
+    teacher = Teacher(one_fails)
+    asked = ask(ledger, named(5000), teacher, concurrency=4, deadline_s=100)
+    assert set(asked.late) == {"q3"}
+    times = [at for at, i, _ in teacher.sends if i == "q3"]
+    assert 1000 <= times[-1] - times[0] <= 1000 + 10
 
 
 def test_waiting_for_its_turn_takes_nothing_off_a_votes_deadline(ledger: Path) -> None:
@@ -354,6 +496,41 @@ def test_an_outage_of_an_hour_loses_none_of_5000_votes(ledger: Path) -> None:
     assert sum(20 < at < 3600 for at, _, _ in teacher.sends) < 2 * 64 + 80
     assert len(teacher.sends) == len(asked.entries.attempts)
     assert asked.seconds < 3620 + 80 + 5000 / 64 + 60
+
+
+@pytest.mark.parametrize("begins", [10, 29])
+@pytest.mark.parametrize("concurrency", [1, 2, 4, 8])
+def test_three_quarters_of_an_hour_without_it_lose_no_vote_however_few_are_asked_at_once(
+    ledger: Path, concurrency: int, begins: float
+) -> None:
+    """In the midst of it, or with the last few questions."""
+
+    def gone(_example_id: str, _nth: int) -> Reply | Exception:
+        now = asyncio.get_running_loop().time()
+        return failed("unreachable", None) if begins < now < begins + 2700 else said()
+
+    ids = named(30 * concurrency)
+    asked = ask(ledger, ids, Teacher(gone), concurrency=concurrency)
+    assert (asked.error, asked.late) == (None, {})
+    assert asked.labels() == dict.fromkeys(ids, 1)
+    assert asked.seconds > 2700
+
+
+def test_with_questions_left_one_that_is_gone_for_good_is_an_error_and_no_vote_is_late(
+    ledger: Path,
+) -> None:
+    """Though it fails on two examples only, which are all that are asked at once."""
+    teacher = Teacher(lambda i, _nth: said() if int(i[1:]) < 50 else failed())
+    asked = ask(ledger, named(200), teacher, concurrency=2, outage_s=1800)
+    assert isinstance(asked.error, VoteError)
+    assert set(asked.labels()) == set(named(50))
+    assert len(teacher.asked) == 52
+
+
+def test_a_single_example_of_a_teacher_that_never_answered_is_no_late_vote(ledger: Path) -> None:
+    asked = ask(ledger, ["q"], Teacher(lambda *_: failed()))
+    assert isinstance(asked.error, VoteError)
+    assert FIRST_ANSWER_S <= asked.seconds <= FIRST_ANSWER_S + 70 + 73
 
 
 def test_a_teacher_that_never_answered_is_given_up_soon(ledger: Path) -> None:
@@ -560,6 +737,15 @@ def test_at_the_cap_those_who_wait_are_not_left_waiting(ledger: Path) -> None:
     assert len(asked.labels()) == 1
 
 
+def test_the_message_at_the_cap_tells_what_was_spent_in_the_end(ledger: Path) -> None:
+    """The dollars of the last bill are known before its vote is on the disk."""
+    full = said(prompt_tokens=TOKENS[0], completion_tokens=TOKENS[1])
+    with purse_of(ledger, usd_cap=1.5 * MOST_USD, votes_cap=100) as purse:
+        asked = ask(ledger, named(50), Teacher(lambda *_: full), price=PRICE, purse=purse)
+    assert isinstance(asked.error, BudgetReached)
+    assert "($0.0002 of $0.0003 and 1 of 100 votes spent)" in str(asked.error)
+
+
 def test_what_is_too_dear_now_waits_for_bills_that_come_in_lower(ledger: Path) -> None:
     teacher = Teacher()
     with purse_of(ledger, usd_cap=2 * MOST_USD + 19 * USED_USD) as purse:
@@ -756,8 +942,8 @@ def test_while_something_of_its_own_is_under_way_it_waits_however_long(ledger: P
     assert len(asked.labels()) == 20
 
 
-def test_a_reservation_of_what_was_not_sent_is_given_back(ledger: Path) -> None:
-    """Those who wait for the breaker have afforded their request already."""
+def test_who_waits_for_a_paused_teacher_has_reserved_no_dollars(ledger: Path) -> None:
+    """Other teachers may spend them meanwhile."""
     seen: list[int] = []
 
     async def stops(task: asyncio.Task[Any]) -> None:
@@ -769,7 +955,7 @@ def test_a_reservation_of_what_was_not_sent_is_given_back(ledger: Path) -> None:
     with purse_of(ledger, usd_cap=1.0, votes_cap=100) as purse, suppress(asyncio.CancelledError):
         ask(ledger, named(100), teacher, price=PRICE, purse=purse, beside=stops)
     sums = in_purse(ledger)
-    assert seen[0] > nano(MOST_USD)
+    assert seen[0] <= nano(MOST_USD), "the probe's"
     assert (sums["usd_reserved"], sums["votes_reserved"]) == (0, 0)
     assert (sums["usd"], sums["votes"]) == (nano(USED_USD), 1)
 

@@ -11,7 +11,6 @@ from virtual_time import run, settle, virtual_time
 
 from lorapar_core.teachers.pace import (
     CUT_EVERY_S,
-    DISTINCT,
     FAILURES,
     FIRST_PAUSE_S,
     GROWTH,
@@ -198,25 +197,16 @@ def test_a_lower_limit_admits_nobody_until_enough_have_left_and_growth_wakes_who
 
 
 def fails(
-    breaker: Breaker,
-    example_id: str = "q",
-    *,
-    probe: bool = False,
-    answers_others: bool = False,
-    retry_after_s: float = 0.0,
+    breaker: Breaker, example_id: str = "q", *, probe: bool = False, retry_after_s: float = 0.0
 ) -> None:
-    breaker.failed(
-        "500", example_id, probe=probe, answers_others=answers_others, retry_after_s=retry_after_s
-    )
+    breaker.failed("500", example_id, probe=probe, retry_after_s=retry_after_s)
 
 
-def opened(
-    *, longest_s: float = 60.0, retry_after_s: float = 0.0, answers_others: bool = True
-) -> Breaker:
+def opened(*, longest_s: float = 60.0, retry_after_s: float = 0.0) -> Breaker:
     breaker = Breaker("far", virtual_time(), longest_s=longest_s)
     for k in range(FAILURES):
         assert not breaker.is_open()
-        fails(breaker, f"q{k}", answers_others=answers_others, retry_after_s=retry_after_s)
+        fails(breaker, f"q{k}", retry_after_s=retry_after_s)
     assert breaker.is_open()
     return breaker
 
@@ -234,58 +224,32 @@ def test_an_answer_among_the_failures_keeps_it_closed() -> None:
     assert run(main()) is False
 
 
-@pytest.mark.parametrize("examples", range(1, 2 * DISTINCT))
-def test_a_few_examples_that_fail_for_ever_are_no_outage_of_one_that_answers(
-    examples: int,
-) -> None:
-    """However often they fail; and it takes as many failures in a row as ever."""
-
-    async def main() -> int | None:
+@pytest.mark.parametrize("examples", [1, 4, 5, 20])
+def test_so_many_failures_in_a_row_open_it_whichever_examples_they_are_of(examples: int) -> None:
+    async def main() -> int:
         breaker = Breaker("far", virtual_time())
         for k in range(20 * FAILURES):
-            fails(breaker, f"q{k % examples}", answers_others=True)
+            fails(breaker, f"q{k % examples}")
             if breaker.is_open():
                 return k + 1
-        return None
+        return 0
 
-    assert run(main()) == (None if examples < DISTINCT else FAILURES)
-
-
-def test_the_fifth_example_that_fails_opens_it_at_once() -> None:
-    async def main() -> None:
-        breaker = Breaker("far", virtual_time())
-        for k in range(3 * FAILURES):
-            fails(breaker, f"q{k % (DISTINCT - 1)}", answers_others=True)
-        assert not breaker.is_open()
-        fails(breaker, "another", answers_others=True)
-        assert breaker.is_open()
-
-    run(main())
+    assert run(main()) == FAILURES
 
 
-def test_an_answer_forgives_the_examples_that_failed_before() -> None:
-    async def main() -> None:
-        breaker = Breaker("far", virtual_time())
-        for _ in range(3):
-            for k in range(DISTINCT - 1):
-                fails(breaker, f"before {k}", answers_others=True)
-            breaker.answered()
-        for _ in range(2 * FAILURES):
-            fails(breaker, answers_others=True)
-        assert not breaker.is_open()
+def test_it_counts_the_examples_that_it_failed_on_since_the_last_answer() -> None:
+    async def main() -> list[int]:
+        breaker, seen = Breaker("far", virtual_time()), []
+        for k in range(2 * FAILURES):
+            fails(breaker, f"q{k % 4}", probe=breaker.is_open())
+            seen.append(breaker.failed_on)
+        breaker.answered()
+        seen.append(breaker.failed_on)
+        fails(breaker, "q3")
+        fails(breaker, "q3")
+        return [*seen, breaker.failed_on]
 
-    run(main())
-
-
-def test_one_that_has_never_answered_is_paused_for_a_single_example() -> None:
-    async def main() -> None:
-        breaker = Breaker("far", virtual_time())
-        for _ in range(FAILURES):
-            assert not breaker.is_open()
-            fails(breaker, answers_others=False)
-        assert breaker.is_open()
-
-    run(main())
+    assert run(main()) == [1, 2, 3, *[4] * (2 * FAILURES - 3), 0, 1]
 
 
 def test_while_it_is_open_one_probe_goes_out_at_a_time_ever_less_often() -> None:
@@ -303,7 +267,7 @@ def test_while_it_is_open_one_probe_goes_out_at_a_time_ever_less_often() -> None
                 if now() > 3600:
                     breaker.answered()
                 else:
-                    fails(breaker, probe=True, answers_others=True)
+                    fails(breaker, probe=True)
 
         await asyncio.gather(*(work() for _ in range(20)))
         return probes
@@ -352,7 +316,7 @@ def test_no_probe_is_sent_before_the_provider_asked_for(as_probe: bool) -> None:
         breaker = opened(retry_after_s=0 if as_probe else 90)
         if as_probe:
             assert await breaker.wait()
-            fails(breaker, probe=True, answers_others=True, retry_after_s=90)
+            fails(breaker, probe=True, retry_after_s=90)
         began = now()
         assert await breaker.wait()
         return now() - began

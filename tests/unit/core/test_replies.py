@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lorapar_core.teachers.ballot import LATE, OFF_SCHEMA, REFUSED, Ballot
 from lorapar_core.teachers.replies import ASK, REQUEST, digit_logprobs, parse_reply
+from lorapar_core.vote import read_anew
 
 
 @pytest.mark.parametrize(
@@ -29,6 +31,7 @@ from lorapar_core.teachers.replies import ASK, REQUEST, digit_logprobs, parse_re
         ('{"system": 2}', 2),
         ('{"system": "2."}', 2),
         ("**System 2**", 2),
+<<<<<<< HEAD
         ("**System 1.**", 1),
         ("__1__", 1),
         ("`2`", 2),
@@ -39,6 +42,15 @@ from lorapar_core.teachers.replies import ASK, REQUEST, digit_logprobs, parse_re
         ("``` 1 ```", 1),
         ('```json\n{"system": "System 1"}\n```', 1),
         ('\n```JSON\r\n{"system": 2}\r\n```\n', 2),
+=======
+        ("__System 1__", 1),
+        ('"System 1"', 1),
+        ("'2'", 2),
+        ("`System 1`", 1),
+        ("```\nSystem 2\n```", 2),
+        ('```json\n{"system": "System 1"}\n```', 1),
+        ('\n```JSON\n{\n  "system": "System 2"\n}\n```\n', 2),
+>>>>>>> wip-t4
     ],
 )
 def test_a_reply_that_is_just_a_label_counts(reply: str, label: int) -> None:
@@ -49,6 +61,12 @@ def test_a_reply_that_is_just_a_label_counts(reply: str, label: int) -> None:
     "reply",
     [
         "",
+        "**",
+        "``````",
+        "**System 1** or **System 2**",
+        "```System 1```\n```System 2```",
+        '```json\n{"system": "System 1"}\n```\nIt takes one step.',
+        '```json\n{"system": "System 1", "system": "System 2"}\n```',
         " ",
         "System",
         "System 3",
@@ -59,6 +77,7 @@ def test_a_reply_that_is_just_a_label_counts(reply: str, label: int) -> None:
         "I can't tell.",
         "1.0",
         "-1",
+<<<<<<< HEAD
         "**System 1** or **System 2**",
         "**System 2** because it takes two steps",
         "# System 2",
@@ -70,6 +89,8 @@ def test_a_reply_that_is_just_a_label_counts(reply: str, label: int) -> None:
         "```\nSystem 1\n```\nSystem 2",
         'Here it is: ```json\n{"system": 1}\n```',
         '```json\n{"system": 1, "system": 2}\n```',
+=======
+>>>>>>> wip-t4
         "[]",
         "{}",
         "{",
@@ -156,3 +177,21 @@ def test_log_probabilities_are_the_likelier_spelling_s() -> None:
 @pytest.mark.parametrize("top", [[], [("1", -0.1)], [("2", -0.1), ("12", -1.0)]])
 def test_an_absent_digit_gives_no_log_probabilities(top: list[tuple[str, float]]) -> None:
     assert digit_logprobs(top) is None
+
+
+def test_an_old_reply_that_the_parser_reads_by_now_is_a_vote() -> None:
+    old = Ballot("q", None, "**System 2**", "m", OFF_SCHEMA)
+    assert read_anew(old) == Ballot("q", 2, "**System 2**", "m")
+
+
+@pytest.mark.parametrize(
+    "ballot",
+    [
+        Ballot("q", None, "perhaps 2", "m", OFF_SCHEMA),
+        Ballot("q", None, "2", "", REFUSED),
+        Ballot("q", None, "", "", LATE),
+        Ballot("q", 1, "2", "m", logprob_1=-0.5, logprob_2=-1.0),
+    ],
+)
+def test_nothing_else_is_read_anew(ballot: Ballot) -> None:
+    assert read_anew(ballot) is ballot
