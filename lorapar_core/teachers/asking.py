@@ -324,7 +324,6 @@ class Asking:
         if ballot.abstained == OFF_SCHEMA and not self._read:
             self._unread.append(ballot)
             if len(self._unread) >= UNREADABLE:
-                self._unread = []  # should a label still come, these are not kept with it
                 raise VoteError(
                     f"the first {UNREADABLE} replies of teacher {self._name!r} are no labels, such "
                     f"as {ballot.reply[:100]!r}; raise its max_tokens (a model that reasons first "
@@ -332,7 +331,8 @@ class Asking:
                 )
             return
         self._read |= ballot.label is not None
-        unread, self._unread = (self._unread, []) if self._read else ([], self._unread)
+        shown = self._read and len(self._unread) < UNREADABLE  # not when it was given up just now
+        unread, self._unread = (self._unread, []) if shown else ([], self._unread)
         for earlier in unread:
             await self._ledger.keep(earlier)
         await self._ledger.keep(ballot)

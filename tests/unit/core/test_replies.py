@@ -31,7 +31,6 @@ from lorapar_core.vote import read_anew
         ('{"system": 2}', 2),
         ('{"system": "2."}', 2),
         ("**System 2**", 2),
-<<<<<<< HEAD
         ("**System 1.**", 1),
         ("__1__", 1),
         ("`2`", 2),
@@ -42,15 +41,6 @@ from lorapar_core.vote import read_anew
         ("``` 1 ```", 1),
         ('```json\n{"system": "System 1"}\n```', 1),
         ('\n```JSON\r\n{"system": 2}\r\n```\n', 2),
-=======
-        ("__System 1__", 1),
-        ('"System 1"', 1),
-        ("'2'", 2),
-        ("`System 1`", 1),
-        ("```\nSystem 2\n```", 2),
-        ('```json\n{"system": "System 1"}\n```', 1),
-        ('\n```JSON\n{\n  "system": "System 2"\n}\n```\n', 2),
->>>>>>> wip-t4
     ],
 )
 def test_a_reply_that_is_just_a_label_counts(reply: str, label: int) -> None:
@@ -77,20 +67,14 @@ def test_a_reply_that_is_just_a_label_counts(reply: str, label: int) -> None:
         "I can't tell.",
         "1.0",
         "-1",
-<<<<<<< HEAD
-        "**System 1** or **System 2**",
         "**System 2** because it takes two steps",
         "# System 2",
         "System **2",
-        "**",
-        "``````",
         "```python\n2\n```",
         "```\n1\n```\n```\n2\n```",
         "```\nSystem 1\n```\nSystem 2",
         'Here it is: ```json\n{"system": 1}\n```',
         '```json\n{"system": 1, "system": 2}\n```',
-=======
->>>>>>> wip-t4
         "[]",
         "{}",
         "{",
