@@ -100,8 +100,8 @@ def keep(
         shutil.rmtree(partial, ignore_errors=True)
     found = sorted(folder.glob("step-*"))
     beyond = [path for path in found if path > target]  # left out, or we wouldn't stand here
-    before = found[: max(0, found.index(target) + 1 - KEPT)]
-    for path in [*before, *beyond]:
+    before = [path for path in found if path < target]  # none where the store has just gone away
+    for path in [*before[: max(0, len(before) + 1 - KEPT)], *beyond]:
         _remove(path)
     return target
 

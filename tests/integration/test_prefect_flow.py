@@ -153,13 +153,14 @@ def test_a_sparse_section_keeps_the_rest_of_the_recipe(other_theta: Seen) -> Non
 
 
 @pytest.mark.parametrize("kind", ["progress", "table"])
-def test_each_training_stage_leaves_progress_and_a_table(
+def test_training_leaves_progress_and_a_table_and_voting_its_progress(
     flows: Flows, first: Seen, kind: str
 ) -> None:
     these = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[first.run.id]))
     found = {a.key: a for a in flows.client.read_artifacts(artifact_filter=these) if a.type == kind}
     suffix = {"progress": "progress", "table": "metrics"}[kind]
-    assert set(found) == {f"sft-{suffix}", f"grpo-{suffix}"}
+    votes = {"vote-first-progress", "vote-second-progress"} if kind == "progress" else set()
+    assert set(found) == {f"sft-{suffix}", f"grpo-{suffix}", *votes}
     for artifact in found.values():
         if kind == "progress":
             assert artifact.data == 100.0
