@@ -78,6 +78,7 @@ def test_every_vote_is_bought_once(tiny_model: Path, server: Running, tmp_path: 
     assert once_more.labels == full.labels
 
 
+@pytest.mark.slow
 def test_curtailed_voting_asks_less_for_the_same_labels(
     tiny_model: Path, server: Running, tmp_path: Path
 ) -> None:
@@ -93,6 +94,7 @@ def test_curtailed_voting_asks_less_for_the_same_labels(
     assert grown.labels == full.labels
 
 
+@pytest.mark.slow
 def test_a_plan_says_what_a_larger_panel_reopens(
     tiny_model: Path, server: Running, tmp_path: Path
 ) -> None:
@@ -143,6 +145,7 @@ def test_a_cap_in_dollars_needs_prices(tiny_model: Path, tmp_path: Path) -> None
         vote_only(recipe, tmp_path / "store")
 
 
+@pytest.mark.slow
 def test_ties_go_to_the_judge_alone(tiny_model: Path, server: Running, tmp_path: Path) -> None:
     judged = recipe_of(
         tiny_model, server, "ada", "ben", "judge", tie="escalate", escalate_to="judge"
@@ -154,6 +157,7 @@ def test_ties_go_to_the_judge_alone(tiny_model: Path, server: Running, tmp_path:
     assert len(done.labels) == EXAMPLES
 
 
+@pytest.mark.slow
 def test_votes_can_be_replayed_from_a_file(
     tiny_model: Path, server: Running, tmp_path: Path
 ) -> None:
