@@ -99,7 +99,8 @@ def _labels(spec: Spec) -> list[Block]:
     if agreement["curtailed"]:
         words.append(
             f"Voting was curtailed: {agreement['votes']} votes instead of "
-            f"{agreement['votes_if_full']}, for the same labels."
+            f"{agreement['votes_if_full']}, for the same labels. The share of System 2 is that of "
+            "the random tenth."
         )
     teachers = spec.config["recipe"]["teachers"]
     local = [t for t in teachers if t["provider"] == "local" and t["name"] in agreement["teachers"]]

@@ -36,9 +36,10 @@ DIVIDED = 20
 FLAGGED = 100
 LONGEST_TEXT = 400
 """Characters of a prompt, an answer or a reply that are told."""
-ALIKE, LEAST_PHI = 0.25, 0.5
-"""A pair counts as alike whose phi is so far above the pairs' median, and high by itself: two that
-copy each other look as if each proved the other right, to Dawid and Skene's model above all."""
+ALIKE, LEAST_PHI, LEAST_BOTH = 0.25, 0.5, 100
+"""A pair counts as alike whose phi is so far above the pairs' median, and high by itself, over so
+many examples: two that copy each other look as if each proved the other right, to Dawid and Skene's
+model above all. Over fewer examples chance does it."""
 BOOTSTRAP_SEED = 0
 
 
@@ -135,7 +136,9 @@ def _pairs(names: Sequence[str], table: np.ndarray) -> dict[str, Any]:
     alike = [
         [names[pair.first], names[pair.second]]
         for pair in found
-        if usual is not None and (pair.phi or 0.0) > max(usual + ALIKE, LEAST_PHI)
+        if usual is not None
+        and pair.both >= LEAST_BOTH
+        and (pair.phi or 0.0) > max(usual + ALIKE, LEAST_PHI)
     ]
     told = [
         {
