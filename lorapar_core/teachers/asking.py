@@ -379,7 +379,11 @@ class Asking:
             self._concurrency.answered()
             self._breaker.answered()
             return
-        if came.concerns != "moment":
+        if (
+            came.concerns != "moment"
+        ):  # it tells neither that the teacher is well nor that it is gone
+            if probe:
+                self._breaker.end_probe()
             return
         if came.status == TOO_MANY_REQUESTS:
             self._concurrency.overloaded()

@@ -498,6 +498,27 @@ def test_an_outage_of_an_hour_loses_none_of_5000_votes(ledger: Path) -> None:
     assert asked.seconds < 3620 + 80 + 5000 / 64 + 60
 
 
+@pytest.mark.parametrize("refusals", [1, 3])
+def test_a_probe_that_is_refused_leaves_its_place_to_another(ledger: Path, refusals: int) -> None:
+    """A 400 that may be the teacher's tells neither that it is back nor that it is gone."""
+    refused: set[str] = set()
+
+    def gone(example_id: str, _nth: int) -> Reply | Exception:
+        now = asyncio.get_running_loop().time()
+        if not 20 < now < 120:
+            return said()
+        if now > 60 and len(refused) < refusals:
+            refused.add(example_id)
+            return failed("400", 400, concerns="example?")
+        return failed("unreachable", None)
+
+    asked = ask(ledger, named(500), Teacher(gone), concurrency=8)
+    assert asked.error is None
+    assert len(refused) == refusals
+    assert set(asked.late) == refused
+    assert len(asked.labels()) == 500 - refusals
+
+
 @pytest.mark.parametrize("begins", [10, 29])
 @pytest.mark.parametrize("concurrency", [1, 2, 4, 8])
 def test_three_quarters_of_an_hour_without_it_lose_no_vote_however_few_are_asked_at_once(
