@@ -56,6 +56,7 @@ class _Teacher:
         self._window: list[float] = []
         self._connections: set[Any] = set()
         self._server: asyncio.Server | None = None
+        self._going: asyncio.Task[None] | None = None
         self._port = 0
 
     async def serve(self) -> None:
@@ -104,7 +105,7 @@ class _Teacher:
         self.headers.add(fields.get(b"x-canary", b"").decode())
         question = request["messages"][0]["content"]
         if self.gone and self.seen["requests"] == self.gone[0]:
-            asyncio.create_task(self._go_away(self.gone[1]))  # noqa: RUF006  the loop holds it
+            self._going = asyncio.create_task(self._go_away(self.gone[1]))
         await asyncio.sleep(self.latency_s)
         fault = self._fault()
         self.seen[fault or "voted"] += 1

@@ -15,6 +15,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from functools import partial
+from typing import Literal
 from urllib.parse import unquote
 
 INVISIBLE = (
@@ -73,11 +74,11 @@ def skeleton(unaccented_text: str) -> str:
     return unaccented_text if unaccented_text.isascii() else unaccented_text.translate(_LATIN)
 
 
-def _normalized(form: str, text: str) -> str:
+def _normalized(form: Literal["NFKC", "NFKD", "NFC", "NFD"], text: str) -> str:
     if text.isascii():
         return text
     slices = (text[i : i + _SLICE] for i in range(0, len(text), _SLICE))
-    return "".join(unicodedata.normalize(form, piece) for piece in slices)  # type: ignore[arg-type]
+    return "".join(unicodedata.normalize(form, piece) for piece in slices)
 
 
 def unleeted(skeleton_text: str) -> Iterator[str]:
