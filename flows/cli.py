@@ -126,7 +126,8 @@ def _recipe(options: argparse.Namespace) -> Recipe:
 def _run(options: argparse.Namespace) -> int:
     from flows.healing import healing
     from flows.local import LocalRunner, say_on_stderr
-    from flows.pipeline import check, pipeline
+    from flows.pipeline import pipeline
+    from flows.requirements import check
     from flows.summary import accuracy_table, stage_table, summarize
 
     recipe = _recipe(options)

@@ -9,7 +9,8 @@ from typing import Any
 
 from artifacts import Ref, Store
 from flows import needs, purchases
-from flows.pipeline import expected_entries, missing_keys, missing_packages, models, pipeline
+from flows.pipeline import expected_entries, pipeline
+from flows.requirements import missing_keys, missing_packages, models
 from lorapar_core.base import locate
 from lorapar_core.config import Recipe
 from lorapar_core.parquet import read_table
