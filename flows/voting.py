@@ -85,7 +85,7 @@ class Voting:
             try:
                 return self._rounds_of(ids, beside)
             except BudgetReached as error:
-                raise BudgetReached(self._what_is_missing(error, ids or [])) from error
+                raise BudgetReached(self._what_is_missing(ids or [])) from error
 
     def _rounds_of(
         self, ids: Sequence[str] | None, beside: Sequence[Action]
@@ -175,7 +175,7 @@ class Voting:
             if voter.teacher.provider == "litellm"
         }
 
-    def _what_is_missing(self, error: BudgetReached, ids: Sequence[str]) -> str:
+    def _what_is_missing(self, ids: Sequence[str]) -> str:
         known = self._known(self._panel) or {}
         ties = for_the_judge(ids, known, self._rule, judged={})
         missing = self._budget.missing(
@@ -183,9 +183,13 @@ class Voting:
         )
         counts = ", ".join(f"{name} {count}" for name, count in missing.items() if count)
         most = "at most " if self._recipe.voting.curtailed else ""
+        runtime = self._recipe.runtime
+        caps = [cap for cap in ("budget_usd", "budget_votes") if getattr(runtime, cap) is not None]
         return (
-            f"{error}; still missing: {most}{sum(missing.values())} votes ({counts}); raise "
-            "runtime.budget_usd or runtime.budget_votes and run again, it goes on from here"
+            f"voting stops at the cap: {self._budget.told()} are spent, earlier runs included (a "
+            f"request whose bill nobody knows counts as its most); still missing: {most}"
+            f"{sum(missing.values())} votes ({counts}); raise "
+            f"{' or '.join(f'runtime.{cap}' for cap in caps)} and run again, it goes on from here"
         )
 
 
