@@ -183,7 +183,7 @@ def _label(
         recipe,
         voters=voters,
         examples=prepared["examples.parquet"],
-        ids=prepared["ids.json"],
+        ids=run.read(prepared["ids.json"]),
         count=count,
         target=target_name(recipe, model.name),
     )
