@@ -16,7 +16,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-_INSIDE = Path(__file__).with_name("sandboxed")
+_OURS = Path(__file__).resolve().with_name("sandboxed")
+_OURS_INSIDE = "/lorapar_core/sandboxed"
 _BUBBLEWRAP = (
     *("--unshare-user", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"),
     *("--uid", "65534", "--gid", "65534", "--as-pid-1", "--die-with-parent", "--clearenv"),
@@ -58,18 +59,20 @@ def _packaged() -> str | None:
 def sandboxed_command(tool: Tool | None) -> tuple[list[str], dict[str, object]]:
     """The command that runs `sandboxed` in new namespaces, or without any (None), and what is left
     to do about files inside: `files` and `sees` of `sandboxed.closing.close`."""
-    python = [_interpreter(), "-P", "-s", "-S", str(_INSIDE / "__main__.py")]
+    python = [_interpreter(), "-P", "-s", "-S"]
+    outside = [*python, f"{_OURS}/__main__.py"]
     if tool is None:
-        return python, {"files": "shared"}
+        return outside, {"files": "shared"}
     if tool.name == "unshare":
-        return [tool.path, *_UNSHARE, "--", *python], {"files": "ours", "sees": seen()}
+        return [tool.path, *_UNSHARE, "--", *outside], {"files": "ours", "sees": seen()}
     shown = [part for path in seen() for part in _shown(path)]
-    work = ["--dir", "/sandbox"]
+    shown += ["--ro-bind", str(_OURS), _OURS_INSIDE]
+    shown += ["--dev-bind", os.devnull, os.devnull, "--dir", "/sandbox"]
     if not any(path.startswith("/tmp/") for path in seen()):
-        work += ["--symlink", "sandbox", "/tmp"]
-    null = ["--dev-bind", "/dev/null", "/dev/null"]
-    seal = ["--remount-ro", "/", "--chdir", "/", "--setenv", "PYTHONHASHSEED", "0", "--"]
-    return [tool.path, *_BUBBLEWRAP, *shown, *work, *null, *seal, *python], {"files": "built"}
+        shown += ["--symlink", "sandbox", "/tmp"]
+    last = ["--remount-ro", "/", "--chdir", "/", "--setenv", "PYTHONHASHSEED", "0", "--"]
+    inside = [*python, f"{_OURS_INSIDE}/__main__.py"]
+    return [tool.path, *_BUBBLEWRAP, *shown, *last, *inside], {"files": "built"}
 
 
 def _interpreter() -> str:
@@ -79,9 +82,9 @@ def _interpreter() -> str:
 
 @functools.cache
 def seen() -> list[str]:
-    """The paths that are there inside, none within another."""
+    """What is there inside beside our own files, none within another."""
     prefixes = (sys.base_prefix, sys.base_exec_prefix)
-    needed = [_interpreter(), *(f"{prefix}/lib" for prefix in prefixes), str(_INSIDE)]
+    needed = [_interpreter(), *(f"{prefix}/lib" for prefix in prefixes)]
     needed.append(str(Path(os.__file__).parent))
     paths = {os.path.realpath(path) for path in needed} | {*_LIBRARIES}
     there = sorted(path for path in paths if Path(path).exists())

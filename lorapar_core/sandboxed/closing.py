@@ -144,19 +144,19 @@ def enter_root(libc: Any, sees: list[str]) -> None:
     _change_mount(libc, os.devnull.encode(), 0, loses=_NODEV)  # else there is one file less
 
 
-def _show(libc: Any, path: str) -> None:
-    old = f"/old{path}"
-    os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120
+def _show(libc: Any, place: str) -> None:
+    old = f"/old{place}"
+    os.makedirs(os.path.dirname(place), exist_ok=True)  # noqa: PTH103, PTH120
     if os.path.islink(old):  # noqa: PTH114
-        os.symlink(os.readlink(old), path)  # noqa: PTH115, PTH211
+        os.symlink(os.readlink(old), place)  # noqa: PTH115, PTH211
         return
     if os.path.isdir(old):  # noqa: PTH112
-        os.makedirs(path, exist_ok=True)  # noqa: PTH103
+        os.makedirs(place, exist_ok=True)  # noqa: PTH103
     else:
-        os.close(os.open(path, os.O_CREAT))
+        os.close(os.open(place, os.O_CREAT))
     flags = ctypes.c_ulong(_BIND | _WITH_INNER)
-    bound = libc.mount(os.fsencode(old), os.fsencode(path), None, flags, None)
-    _require(bound == 0, f"show {path}")
+    bound = libc.mount(os.fsencode(old), os.fsencode(place), None, flags, None)
+    _require(bound == 0, f"show {place}")
 
 
 def _mount_memory(libc: Any, folder: str, options: bytes) -> None:
