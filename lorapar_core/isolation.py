@@ -8,6 +8,7 @@ What else a Python installation may need to start is missing, which the first ru
 
 from __future__ import annotations
 
+import compileall
 import functools
 import importlib.util
 import os
@@ -73,6 +74,11 @@ def sandboxed_command(tool: Tool | None) -> tuple[list[str], dict[str, object]]:
     last = ["--remount-ro", "/", "--chdir", "/", "--setenv", "PYTHONHASHSEED", "0", "--"]
     inside = [*python, f"{_OURS_INSIDE}/__main__.py"]
     return [tool.path, *_BUBBLEWRAP, *shown, *last, *inside], {"files": "built"}
+
+
+def compile_inside() -> None:
+    """Compile what runs inside; there, where its folder is read-only, each run would do it again."""
+    compileall.compile_dir(_OURS, maxlevels=0, quiet=2)
 
 
 def _interpreter() -> str:

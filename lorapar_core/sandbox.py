@@ -53,7 +53,7 @@ from typing import IO
 
 from lorapar_core.config import Sandbox
 from lorapar_core.errors import ConfigError, SandboxError
-from lorapar_core.isolation import Tool, sandboxed_command, tools
+from lorapar_core.isolation import Tool, compile_inside, sandboxed_command, tools
 from lorapar_core.row_tests import names_taken
 
 _LOGGER = logging.getLogger("lorapar.sandbox")
@@ -185,6 +185,8 @@ _found: dict[tuple[Tool, ...], Tool] = {}
 def _working(present: tuple[Tool, ...]) -> Tool:
     """The first of the tools whose sandbox closes. What failed is tried anew the next time."""
     reasons = []
+    if present not in _found:
+        compile_inside()
     for tool in present if present not in _found else ():
         try:
             if _ran("", _Trusted(""), tool=tool, limits=LIMITS):

@@ -13,6 +13,7 @@ import os
 import resource
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 from lorapar_core.sandbox import CodeCheck
 
@@ -73,8 +74,8 @@ def failing_mutant(check: CodeCheck) -> CodeCheck:
 
 
 def plainly(check: CodeCheck, *, seconds: int = 1) -> str:
-    """ "passes", "fails" or "runs on": program and tests in one fresh process of ours. For programs
-    that mean no harm."""
+    """Whether it "passes", "fails" or "runs on" in one fresh process of ours, with nothing around
+    it: for programs that mean no harm."""
     process = os.fork()
     if process:
         status = os.waitpid(process, 0)[1]
@@ -88,10 +89,13 @@ def plainly(check: CodeCheck, *, seconds: int = 1) -> str:
         nowhere = os.open(os.devnull, os.O_RDWR)
         for descriptor in (0, 1, 2):
             os.dup2(nowhere, descriptor)
-        names: dict[str, object] = {"__name__": "plainly"}
-        for text in (check.helpers, check.program, check.tests):
-            exec(compile(text, "<plainly>", "exec", dont_inherit=True), names)
-        names["check"](names[check.entry_point])  # type: ignore[operator]
+        program: dict[str, Any] = {"__name__": "program"}
+        tests: dict[str, Any] = {"__name__": "tests"}
+        exec(compile(check.program, "<program>", "exec", dont_inherit=True), program)
+        exec(compile(check.helpers, "<helpers>", "exec", dont_inherit=True), tests)
+        tests[check.entry_point] = candidate = program[check.entry_point]
+        exec(compile(check.tests, "<tests>", "exec", dont_inherit=True), tests)
+        tests["check"](candidate)
     except BaseException:  # noqa: BLE001 - whatever it raises, it is no pass
         os._exit(1)
     os._exit(0)

@@ -1,9 +1,11 @@
 """The tests' side: run them here, where the program isn't, and ask it whatever they call.
 
 The names that the tests take from the program stand for it. A function's results are values alone;
-a class gives objects (`Remote`) whose methods, attributes, length and parts can be asked for. No
-object of the program is ever compared with a value: that would let it say that it is equal, or as
-close as need be. Only two of its own objects are compared by the program itself.
+a class gives objects (`Remote`) whose methods, attributes, length and parts can be asked for; what
+else a program defines is as it was when its text had run. No object of the program is ever compared
+with a value: that would let it say that it is equal, or as close as need be. Only two of its own
+objects are compared by the program itself. (Tests that believe a method, `x.has(3)`, believe the
+program: that is what they test.)
 
 Arguments go as copies. What the program changes in place comes back where the call returned None,
 as with list.sort. Exceptions come back by name, those of Python as themselves; StopIteration as
