@@ -77,7 +77,7 @@ def sandboxed_command(tool: Tool | None) -> tuple[list[str], dict[str, object]]:
 
 
 def compile_inside() -> None:
-    """Compile what runs inside; there, where its folder is read-only, each run would do it again."""
+    """Compile what runs inside, or each run would: its folder is read-only there."""
     compileall.compile_dir(_OURS, maxlevels=0, quiet=2)
 
 

@@ -167,7 +167,9 @@ def require_sandbox(sandbox: Sandbox) -> None:
             if sandbox == "isolated"
             else ""
         )
-        raise ConfigError(f"what runs code needs a sandbox, and {error}{way_out}") from error
+        raise ConfigError(
+            f"rewards and benchmarks that run code need a sandbox, and {error}{way_out}"
+        ) from error
 
 
 def isolation() -> str:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from lorapar_core.sandbox import CodeCheck, Limits, check_all, check_passes, passes
-from lorapar_core.sandboxed.channel import Channel, ChannelError, decoded, encoded
+from lorapar_core.sandboxed.channel import _KINDS, Channel, ChannelError, decoded, encoded
 
 SCALARS = (
     st.none()
@@ -98,21 +98,7 @@ JSON = st.recursive(
     | st.integers()
     | st.floats()
     | st.text()
-    | st.sampled_from(
-        [
-            "int",
-            "bytes",
-            "bytearray",
-            "complex",
-            "range",
-            "dict",
-            "list",
-            "tuple",
-            "set",
-            "iterator",
-        ]
-        + ["frozenset", "handle", "callback", "eval", "__class__"]
-    ),
+    | st.sampled_from([*_KINDS, "handle", "callback", "eval", "__class__"]),
     lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(), inner, max_size=2),
     max_leaves=20,
 )
@@ -203,7 +189,9 @@ def order(l): l.sort()
 def fill(d, s): d['a'] = 1; s.add(2)
 def sneaky(l): l.clear(); return l
 def apply(f, x): return f(x)
-def fails(kind): raise {'v': ValueError, 'k': KeyError, 's': StopIteration, 'f': Full}[kind](kind, 1)
+def fails(kind):
+    kinds = {'v': ValueError, 'k': KeyError, 's': StopIteration, 'f': Full}
+    raise kinds[kind](kind, 1)
 def decodes(): return b'\\xff'.decode()
 def odd(): return object()
 def wild(): return Wild()
@@ -317,8 +305,7 @@ def test_helpers_are_the_tests_own(program: str, passed: bool) -> None:
 
 def test_checks_side_by_side_keep_their_order() -> None:
     right = [n % 3 == 0 for n in range(8)]
-    jobs = [
-        CodeCheck(f"def back(x): return x - {5 if r else 4}", CHECK, "back", PROMPT) for r in right
-    ]
+    programs = [f"def back(x): return x - {5 if passed else 4}" for passed in right]
+    jobs = [CodeCheck(program, CHECK, "back", PROMPT) for program in programs]
     assert check_all(jobs, sandbox="limits", workers=3) == right
     assert check_all([], sandbox="limits", workers=3) == []
