@@ -57,6 +57,7 @@ from lorapar_core.isolation import Tool, compile_inside, sandboxed_command, tool
 from lorapar_core.row_tests import names_taken
 
 _LOGGER = logging.getLogger("lorapar.sandbox")
+_PATIENCE_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +250,9 @@ def _ran(program: str, trusted: _Trusted, *, tool: Tool | None, limits: Limits) 
 
 def _heard(pipe: int, deadline: float) -> str | None:
     """What came through the pipe; "" if it was closed before, None at the deadline."""
-    if not select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))[0]:
+    poll = select.poll()
+    poll.register(pipe, select.POLLIN)
+    if not poll.poll(max(0.0, 1000 * (deadline - time.monotonic()))):
         return None
     return os.read(pipe, 4096).decode(errors="replace")
 
@@ -296,7 +299,14 @@ class _Side:
             raise SandboxError(f"the sandbox can't be closed: {reason or 'no reason given'}")
 
     def end(self) -> None:
-        """End all of its processes at once: they can leave neither session nor group."""
+        """End all of its processes: they can leave neither session nor group.
+
+        First they may end by themselves, as they do when the other side has ended: what is killed
+        together with the process that made its namespaces is left, dead, to the machine's init,
+        which a container may not have.
+        """
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=_PATIENCE_S)
         with suppress(ProcessLookupError, PermissionError):  # macOS refuses for one that has ended
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()

@@ -38,6 +38,8 @@ class Channel:
 
     def __init__(self, reads: int, writes: int, *, most: int) -> None:
         self._reads, self._writes, self._most = reads, writes, most
+        self._poll = select.poll()
+        self._poll.register(reads, select.POLLIN)
 
     def send(self, message: object) -> None:
         """Raises ChannelError if it is too long, or nobody reads it."""
@@ -67,7 +69,7 @@ class Channel:
 
     def require_silence(self) -> None:
         """Raises ChannelError if something came that nobody has asked for."""
-        if select.select([self._reads], [], [], 0)[0]:
+        if self._poll.poll(0):
             raise ChannelError("an answer came before its question, or the other side has ended")
 
     def _exactly(self, count: int) -> bytes:

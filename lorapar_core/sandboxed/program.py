@@ -48,10 +48,8 @@ class _Side:
     def _answer(self, verb: str, *rest: Any) -> list[Any]:
         try:
             if verb == "names":
-                return [
-                    "value",
-                    [[n, *self._told(self._names[n])] for n in rest if n in self._names],
-                ]
+                known = {name: self._names[name] for name in rest if name in self._names}
+                return ["value", [[name, *self._told(value)] for name, value in known.items()]]
             values = [decoded(part, self._resolve) for part in rest]
             result = _VERBS[verb](*values)
             # As with list.sort: what changes its arguments returns None.
