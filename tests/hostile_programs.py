@@ -380,7 +380,7 @@ open('/dev/shm/lorapar', 'w').close()
 return True
 
 ### what another program left [loot]
-found = os.listdir('.') + os.listdir('/tmp')
+found = [p for p in ('left', '/tmp/left', '/dev/shm/left') if os.path.exists(p)]
 open('left', 'w').write('x')
 return found
 

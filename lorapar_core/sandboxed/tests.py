@@ -73,7 +73,9 @@ class _Program:
     def names(self, wanted: list[str]) -> dict[str, Any]:
         """What stands here for each of these names that the program defines."""
         try:
-            told = self._answer(["names", *wanted])[1]
+            kind, told, *_ = self._answer(["names", *wanted])
+            if kind != "value":
+                raise ChannelError("no names")
             told = sorted(told, key=lambda one: len(one[2]) if one[1] == "exception" else 0)
             return {name: self._stand_in(*what) for name, *what in told if name in wanted}
         except (*_BROKEN, KeyError, IndexError):
