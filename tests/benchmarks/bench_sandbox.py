@@ -7,6 +7,7 @@ its figures are left out. Times are of one canonical solution after another.
 from __future__ import annotations
 
 import os
+import resource
 import statistics
 import time
 from pathlib import Path
@@ -29,10 +30,11 @@ def main() -> None:
     path = Path(os.environ.get("LORAPAR_HUMANEVAL", PUBLISHED))
     if path.is_file():
         problems = canonical(path)
-        passed, seconds = timed(problems)
+        passed, seconds, processor = timed(problems)
         figure("sandbox_canonical_passed", passed, f"of {len(problems)}")
         figure("sandbox_ms_median", 1000 * statistics.median(seconds), "ms")
         figure("sandbox_ms_p95", 1000 * statistics.quantiles(seconds, n=20)[-1], "ms")
+        figure("sandbox_cpu_ms_mean", 1000 * processor / len(problems), "ms, all processes")
         mutated = [failing_mutant(problem) for problem in problems]
         failed = check_all(mutated, sandbox="isolated", workers=2).count(False)
         figure("sandbox_mutants_failed", failed, f"of {len(mutated)}")
@@ -43,9 +45,9 @@ def main() -> None:
     figure("sandbox_hostile_survivors", counts.survivors, "processes")
 
 
-def timed(checks: list[CodeCheck]) -> tuple[int, list[float]]:
-    """How many pass, and the seconds that each took."""
-    passed, seconds = 0, []
+def timed(checks: list[CodeCheck]) -> tuple[int, list[float], float]:
+    """How many pass, the seconds that each took, and the processors' seconds of all."""
+    passed, seconds, before = 0, [], _spent()
     for check in checks:
         started = time.perf_counter()
         passed += check_passes(
@@ -56,7 +58,13 @@ def timed(checks: list[CodeCheck]) -> tuple[int, list[float]]:
             sandbox="isolated",
         )
         seconds.append(time.perf_counter() - started)
-    return passed, seconds
+    return passed, seconds, _spent() - before
+
+
+def _spent() -> float:
+    """Seconds on processors, of this process and those that it has waited for."""
+    both = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(used.ru_utime + used.ru_stime for used in both)
 
 
 if __name__ == "__main__":
