@@ -7,11 +7,11 @@ import subprocess
 import sys
 
 import pytest
-from hostile_programs import ATTACKS, FORGING, LOOT, SECRET, Attack, attack, baits, survivors
+from hostile_programs import ATTACKS, FORGING, LOOT, SECRET, TASK, Attack, attack, baits, survivors
 from human_eval import canonical
 from mutants import failing_mutant, mutants, plainly
 
-from lorapar_core.sandbox import CodeCheck, Limits, check_all, check_passes
+from lorapar_core.sandbox import CodeCheck, Limits, check_all, check_passes, passes
 from tests.unit.core.test_sandbox import NAMESPACES
 
 SHORT = Limits(cpu_s=1, wall_s=5)
@@ -50,6 +50,15 @@ def test_quick_attacks_do_not_work() -> None:
         assert [a.name for a, through in zip(quick, passed, strict=True) if through] == []
         assert bait.taken() == []
     assert survivors() == []
+
+
+@NAMESPACES
+@pytest.mark.parametrize(
+    "one", [a for a in ATTACKS if a.naive and a.tests == TASK], ids=lambda a: a.name
+)
+def test_a_rows_own_tests_are_not_deceived_either(one: Attack) -> None:
+    """There classes give objects, which is more to pretend with."""
+    assert passes(one.program, f"{TASK}\ncheck(triple)", sandbox="isolated", limits=SHORT) is False
 
 
 def test_the_baits_notice() -> None:

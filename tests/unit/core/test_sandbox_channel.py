@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
+from lorapar_core.row_tests import names_taken
 from lorapar_core.sandbox import CodeCheck, Limits, check_all, check_passes, passes
 from lorapar_core.sandboxed.channel import _KINDS, Channel, ChannelError, decoded, encoded
 
@@ -261,6 +262,31 @@ math = Wild()
 )
 def test_what_tests_can_use_of_a_program(tests: str, passed: bool) -> None:
     assert passes(PROGRAM, tests, sandbox="limits") is passed
+
+
+@pytest.mark.parametrize(
+    ("tests", "names", "modules"),
+    [
+        ("assert f(1) == g", {"f", "g"}, set()),
+        ("x = f(1)\nassert x", {"f"}, set()),
+        ("import math\nfrom a import b as c\nassert math.pi and c", set(), set()),
+        ("assert math.isclose(f(1), 2)", {"f"}, {"math"}),
+        ("assert select([1]) and calendar.x", {"select"}, {"calendar"}),
+        ("def check(candidate):\n    x = [y for y in candidate(z)]\ncheck(f)", {"f", "z"}, set()),
+        ("class A:\n    b = 1\n    def m(self): return b\nA()", {"b"}, set()),
+        ("for i in range(3): assert f(i)", {"f"}, set()),
+        ("try: f()\nexcept E as e: print(e)", {"f", "E"}, set()),
+        ("assert sorted(f([2, 1]))", {"f"}, set()),
+        ("assert sum(1, 2) == 3", {"sum"}, set()),
+        ("assert len([]) == 0", {"len"}, set()),
+        ("1 + 1", set(), set()),
+    ],
+)
+def test_the_names_that_tests_take_from_a_program(
+    tests: str, names: set[str], modules: set[str]
+) -> None:
+    found = names_taken(tests)
+    assert (set(found[0]), set(found[1])) == (names, modules)
 
 
 def test_tests_that_hand_over_what_cannot_go_are_told(caplog: pytest.LogCaptureFixture) -> None:
