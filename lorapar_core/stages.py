@@ -38,7 +38,7 @@ STAGES: dict[str, Stage] = {
     "score": Stage(1, "lorapar_core.importance"),
     "partition": Stage(1, "lorapar_core.partition"),
     "sft": Stage(4, "lorapar_core.sft"),
-    "grpo": Stage(4, "lorapar_core.grpo"),
+    "grpo": Stage(5, "lorapar_core.grpo"),
     "evaluate": Stage(1, "lorapar_core.evaluate"),
     "report": Stage(2, "lorapar_core.report"),
 }
