@@ -41,7 +41,7 @@ STAGES: dict[str, Stage] = {
     "sft": Stage(4, "lorapar_core.sft"),
     "grpo": Stage(4, "lorapar_core.grpo"),
     "evaluate": Stage(1, "lorapar_core.evaluate"),
-    "report": Stage(2, "lorapar_core.report"),
+    "report": Stage(3, "lorapar_core.report"),
 }
 
 

@@ -70,9 +70,10 @@ class MaskedTraining:
         made: torch.optim.Optimizer = trainer.optimizer
         return made
 
-    def tell_footprint(self) -> None:
-        """Report how many elements were trained, and what the optimizer held for them. (There is
-        no optimizer where a checkpoint had the last step.)"""
+    def tell_footprint(self, figures: Figures) -> None:
+        """Report how many elements were trained, what the optimizer held for them, and how fast it
+        went. (There is no optimizer where a checkpoint had the last step.)"""
+        events.footprint(**figures.speed())
         if self.masked is not None:
             events.footprint(
                 elements=sum(mask.shape.numel() for mask in self.masks.values()),
