@@ -37,13 +37,14 @@ def run(spec: Spec, out: Path) -> None:
         *reward_blocks(recipe),
         *_training(spec),
         *(label_blocks(recipe, agreement, _read(spec, "summary")) if agreement else []),
+        place_for_run(),
         *_digests(spec),
         *_recipe(recipe),
     ]
     title = f"LoRA-PAR: {recipe['name']} on {spec.config['model']}"
     head = _head(recipe, evaluations, regions, agreement)
     (out / "report.md").write_text(as_markdown(title, blocks), encoding="utf-8")
-    page = as_html(title, blocks, head=head, foot=place_for_run())
+    page = as_html(title, blocks, head=head)
     (out / "report.html").write_text(page, encoding="utf-8")
 
 
@@ -73,13 +74,9 @@ def _head(
 ) -> Html:
     """What the recipe says of itself, and the run in four figures."""
     facts = []
-    if evaluations:
-        after, metrics = evaluations[-1]
-        told = f"{named(after)}, strict, of {metrics['n']}"
-        facts.append((f"{100 * metrics['strict']['accuracy']:.1f} %", f"accuracy {told}"))
-    if len(evaluations) > 1:
-        after, metrics = evaluations[0]
-        facts.append((f"{100 * metrics['strict']['accuracy']:.1f} %", f"accuracy {named(after)}"))
+    for after, metrics in [*evaluations[-1:], *evaluations[:-1][:1]]:  # the last, then the first
+        told = f"strict accuracy {named(after)}, {metrics['n']} problems"
+        facts.append((percent(metrics["strict"]["accuracy"]), told))
     if regions:
         kept = " / ".join(percent(regions["kept_share"][system]) for system in ("1", "2"))
         facts.append((kept, "of elements kept for System 1 / System 2"))

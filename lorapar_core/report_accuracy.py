@@ -64,7 +64,7 @@ def _chart(
     rows = []
     for after, metrics in evaluations:
         paper = papers[after]
-        for extraction, look in (("strict", "one"), ("flexible", "two")):
+        for extraction, look in (("strict", "a"), ("flexible", "b")):
             found = metrics[extraction]
             low, high = found["interval_95"]
             strict = extraction == "strict"

@@ -116,6 +116,11 @@ def figure(drawing: Html, caption: str, *, wide: bool = False) -> Html:
     return Html(f"<figure{named}>{drawing}<figcaption>{html.escape(caption)}</figcaption></figure>")
 
 
+def row(figures: Sequence[Html], *, columns: int) -> Html:
+    """Figures side by side, in a row of their own; one under the other where it is narrow."""
+    return Html(f'<div class="wide row-{columns}">{"".join(figures)}</div>')
+
+
 def line(
     series: Sequence[Series],
     *,
@@ -125,15 +130,17 @@ def line(
     x_range: tuple[float, float] | None = None,
     y_range: tuple[float, float] | None = None,
     shares: bool = False,
+    tall: float = 160,
     over: str = "",
 ) -> Html:
     """Lines over numbers, with bands, and a legend where there are several.
 
-    `shares`: the y values are shown in percent. `over` is drawn on top, in the chart's units.
+    `tall`: the height of what is between the axes; it begins at `top_of(series)`. `shares`: the y
+    values are shown in percent. `over` is drawn on top, in the chart's units.
     """
     drawn = [thinned(finite(one)) for one in series]
-    legend = _legend(drawn) if len(drawn) > 1 else []
-    top, height = 18 + 14 * len(legend), 210 + 14 * len(legend)
+    top = top_of(drawn)
+    height = top + tall + 36
     xs = [v for one in drawn for v in one.x]
     ys = [v for one in drawn for values in (one.y, one.low, one.high) for v in values]
     frame = Frame(
@@ -149,15 +156,22 @@ def line(
     )
     body += "".join(_drawn(one, frame) for one in drawn)
     body += "".join(
-        f'<path class="{one.look} key" d="M46 {18 + 14 * k}h14"/>'
-        + text_at(65, 21.5 + 14 * k, one.name)
-        for k, one in enumerate(legend)
+        _key(one, 24 + 14 * k) + text_at(69, 27.5 + 14 * k, one.name)
+        for k, one in enumerate(drawn if len(drawn) > 1 else [])
     )
     return svg(label, height, body + over)
 
 
-def _legend(series: Sequence[Series]) -> list[Series]:
-    return [one for one in series if one.name]
+def _key(one: Series, y: float) -> str:
+    """How the legend shows it."""
+    if one.marks:
+        return diamond(57, y, look=one.look)
+    return f'<path class="{one.look} key" d="M50 {y}h14"/>'
+
+
+def top_of(series: Sequence[Series]) -> float:
+    """Where the drawing begins: under the axis's name, and a legend."""
+    return 24 + 14 * len(series) if len(series) > 1 else 20
 
 
 def _drawn(one: Series, frame: Frame) -> str:
@@ -289,7 +303,7 @@ def heat(
     """
     left, top = 70.0, 26.0
     wide = min(34.0, (WIDTH - left - 6) / max(1, len(columns)))
-    high = min(18.0, max(11.0, wide))
+    high = min(18.0, max(12.0, wide))
     every = max(1, math.ceil(18 / wide))
     height = top + high * len(rows) + 34
     body = ""

@@ -18,13 +18,14 @@ from typing import Any
 from lorapar_core.report_block import Block, Html, Row
 
 ASSETS = Path(__file__).with_name("report_assets")
+SHORT = 34
+"""Characters of a text that stays on one line of a table."""
+_CODE = re.compile(r"`([^`]+)`")
 _NUMERIC = re.compile(r"[-+]?[\d.,]+(?:e[-+]?\d+)?(?: %)?|unknown|undefined|–|")
 
 
-def as_html(
-    title: str, blocks: Sequence[Block], *, head: Html | None = None, foot: Html | None = None
-) -> str:
-    """The page; `head` stands before the blocks, `foot` after them."""
+def as_html(title: str, blocks: Sequence[Block], *, head: Html | None = None) -> str:
+    """The page; `head` stands between its title and its contents."""
     style, script = ((ASSETS / name).read_text() for name in ("page.css", "page.js"))
     policy = (
         f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; "
@@ -37,7 +38,7 @@ def as_html(
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         f'<title>{shown}</title><meta name="viewport" content="width=device-width">'
         f"<style>{style}</style></head><body><header>{opening}</header>"
-        f"<main>{sections(blocks)}{foot or Html('')}</main><script>{script}</script>"
+        f"<main>{sections(blocks)}</main><script>{script}</script>"
         "</body></html>\n"
     )
 
@@ -78,14 +79,26 @@ def sections(blocks: Sequence[Block]) -> Html:
 
 def _section(part: Sequence[Block]) -> str:
     body = "".join(_block(block) for block in part)
-    return f'<section id="{_anchor(part[0].title)}">{body}</section>'
+    section = f'<section id="{_anchor(part[0].title)}">{body}</section>'
+    slot = part[0].slot
+    return f"<!--{slot}-->{section}<!--/{slot}-->" if slot else section
+
+
+def filled(page: str, slot: str, blocks: Sequence[Block]) -> str:
+    """The page with these blocks where its slot is; as it is where it has no such slot.
+
+    No text of others can imitate a slot: it is escaped, and a comment begins with `<`.
+    """
+    before, begin, rest = page.partition(f"<!--{slot}-->")
+    _, end, after = rest.partition(f"<!--/{slot}-->")
+    return before + sections(blocks) + after if begin and end else page
 
 
 def _block(block: Block) -> str:
     level = "h3" if block.under else "h2"
     parts = [f"<{level}>{html.escape(block.title)}</{level}>"]
     if block.words:
-        parts.append(f"<p>{html.escape(block.words)}</p>")
+        parts.append(f"<p>{_CODE.sub(_as_code, html.escape(block.words))}</p>")
     if block.figures:
         parts.append('<div class="figures">' + "".join(block.figures) + "</div>")
     if block.rows:
@@ -95,12 +108,9 @@ def _block(block: Block) -> str:
 
 def table(header: Row, rows: Sequence[Row], *, label: str = "") -> Html:
     """A table; columns of numbers stand to the right, and a wide one scrolls by itself."""
-    numeric = [
-        all(_NUMERIC.fullmatch(row[k]) for row in rows) and any(row[k] for row in rows)
-        for k in range(len(header))
-    ]
-    head = "<thead>" + _row(header, "th", numeric) + "</thead>"
-    body = "<tbody>" + "".join(_row(row, "td", numeric) for row in rows) + "</tbody>"
+    kinds = [_kind([row[k] for row in rows]) for k in range(len(header))]
+    head = "<thead>" + _row(header, "th", kinds) + "</thead>" if any(header) else ""
+    body = "<tbody>" + "".join(_row(row, "td", kinds) for row in rows) + "</tbody>"
     shown = html.escape(label)
     return Html(
         f'<div class="scroll" role="region" aria-label="{shown}" tabindex="0"><table>{head}{body}'
@@ -108,13 +118,24 @@ def table(header: Row, rows: Sequence[Row], *, label: str = "") -> Html:
     )
 
 
-def _row(cells: Row, tag: str, numeric: Sequence[bool]) -> str:
+def _kind(cells: Sequence[str]) -> str:
+    """Of a column: `n` numbers, `t` short texts that stay on a line, `w` words that wrap."""
+    if any(cells) and all(_NUMERIC.fullmatch(cell) for cell in cells):
+        return "n"
+    return "t" if all(len(cell) <= SHORT for cell in cells) else "w"
+
+
+def _row(cells: Row, tag: str, kinds: Sequence[str]) -> str:
     scope = ' scope="col"' if tag == "th" else ""
-    parts = []
-    for cell, right in zip(cells, numeric, strict=True):
-        side = ' class="n"' if right else ""
-        parts.append(f"<{tag}{scope}{side}>{html.escape(cell)}</{tag}>")
-    return f"<tr>{''.join(parts)}</tr>"
+    shown = "".join(
+        f'<{tag}{scope} class="{kind}">{html.escape(cell)}</{tag}>'
+        for cell, kind in zip(cells, kinds, strict=True)
+    )
+    return f"<tr>{shown}</tr>"
+
+
+def _as_code(found: re.Match[str]) -> str:
+    return f"<code>{found[1]}</code>"
 
 
 def as_markdown(title: str, blocks: Sequence[Block]) -> str:

@@ -14,7 +14,17 @@ from typing import Any
 from lorapar_core.config import MODULE_LETTERS
 from lorapar_core.paper_figures import ACTIVE_BY_THETA, OVERLAP
 from lorapar_core.report_block import Block, Html, Row, percent
-from lorapar_core.report_charts import WIDTH, Axis, Cell, Series, figure, heat, line
+from lorapar_core.report_charts import (
+    WIDTH,
+    Axis,
+    Cell,
+    Series,
+    figure,
+    heat,
+    line,
+    row,
+    top_of,
+)
 from lorapar_core.report_page import data
 from lorapar_core.report_plane import cut_places, plane_drawing
 
@@ -26,6 +36,13 @@ REGIONS = (
 )
 """Region, its name and its colour's class."""
 _NAMES = [name for _, name, _ in REGIONS]
+TALL = 224
+"""Of the chart beside the plane, so that both end alike."""
+_PLANE = (
+    "Every element by both importances; a stronger square holds more. Right of the cut is kept for "
+    "System 1, above it for System 2. Elements as important as the cut itself may fall on either "
+    "side."
+)
 Counts = Mapping[str, int]
 
 
@@ -123,14 +140,8 @@ def _any_theta(recipe: Mapping[str, Any], profile: Mapping[str, Any]) -> Block:
     x, y = cut_places(profile)
     figures = [
         _explorer(profile, start),
-        figure(
-            plane_drawing(profile, x[start], y[start]),
-            "Every element by both importances; a darker square holds more. Right of the cut is "
-            "kept for System 1, above it for System 2. Elements as important as a cut itself may "
-            "fall on either side.",
-        ),
-        figure(lines, "Share of elements that carry theta of a system's importance."),
-        *_maps(places, start),
+        row([figure(plane_drawing(profile, x[start], y[start]), _PLANE), lines], columns=2),
+        row(_maps(places, start), columns=3),
         data(
             "profile",
             {
@@ -235,7 +246,7 @@ def _growth(
         series.append(Series(name, list(paper), list(paper.values()), look="paper", marks=True))
     x = Axis(0.0, 1.0, 46, WIDTH - 12)
     rule = [round(x.at(theta), 1) for theta in thetas]
-    top = 18 + 14 * len(series)
+    top = top_of(series)
     drawn = line(
         series,
         label="Share of elements kept, over theta",
@@ -244,9 +255,10 @@ def _growth(
         x_range=(0.0, 1.0),
         y_range=(0.0, 1.0),
         shares=True,
-        over=f'<path id="rule" class="cut" d="M{rule[start]} {top}V{top + 156}"/>',
+        tall=TALL,
+        over=f'<path id="rule" class="cut" d="M{rule[start]} {top}V{top + TALL}"/>',
     )
-    return drawn, rule
+    return figure(drawn, "Share of elements that carry theta of a system's importance."), rule
 
 
 def _maps(places: Mapping[str, Any], start: int) -> list[Html]:
@@ -267,7 +279,7 @@ def _maps(places: Mapping[str, Any], start: int) -> list[Html]:
             modules,
             cells,
             label=f"{name}: share of the elements of each layer and module",
-            x_label=f"{name}, by layer",
+            x_label="layer",
             look=look,
             most=most[key],
         )

@@ -1,8 +1,7 @@
 """The part of a run's page that its report can't hold: what the run took, and its command.
 
 The report is an artifact: the same inputs give the same bytes, so no time, no memory and no dollar
-stands in it. It leaves a place between two marks, which no text of others can imitate because it
-is escaped, and `with_run` fills it in the copy that people open.
+stands in it. It leaves a place for them, and `with_run` fills it in the copy that people open.
 """
 
 from __future__ import annotations
@@ -12,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lorapar_core.report_block import Block, Html
-from lorapar_core.report_page import sections
+from lorapar_core.report_page import filled
 
-_BEGIN, _END = "<!--run-->", "<!--/run-->"
+SLOT = "run"
+TITLE = "What it took"
 _ABSENT = (
     "Times, memory and costs differ from run to run, so they are in no artifact: `lorapar run` "
     "and the Prefect flow write them here, into the page in the store's folder `runs`."
@@ -22,21 +22,17 @@ _ABSENT = (
 Taken = Mapping[str, Any]
 
 
-def place_for_run() -> Html:
+def place_for_run() -> Block:
     """What stands there until a run fills it in."""
-    return Html(_BEGIN + sections([Block("What it took", _ABSENT)]) + _END)
+    return Block(TITLE, _ABSENT, slot=SLOT)
 
 
 def with_run(page: str, taken: Taken, *, command: str) -> str:
-    """The page with what the run took; as it is where it has no place for that.
+    """The page with what the run took.
 
     `taken`: `stages`, `votes`, `machines` and `commits`, as `flows.footprint` tells them.
     """
-    before, begin, rest = page.partition(_BEGIN)
-    _, end, after = rest.partition(_END)
-    if not begin or not end:
-        return page
-    return before + sections(run_blocks(taken, command=command)) + after
+    return filled(page, SLOT, run_blocks(taken, command=command))
 
 
 def run_blocks(taken: Taken, *, command: str) -> list[Block]:
@@ -49,7 +45,7 @@ def run_blocks(taken: Taken, *, command: str) -> list[Block]:
 
 
 def _stages(stages: Sequence[Taken]) -> list[Block]:
-    gpu = any("peak_gpu_bytes" in stage for stage in stages)
+    gpu = any(stage.get("peak_gpu_bytes") for stage in stages)
     rows = [
         [
             stage["name"],
@@ -58,32 +54,32 @@ def _stages(stages: Sequence[Taken]) -> list[Block]:
             _number(stage.get("tokens_per_second"), "{:,.0f}"),
             mebibytes(stage.get("peak_bytes")),
             *([mebibytes(stage.get("peak_gpu_bytes"))] if gpu else []),
-            _number(stage.get("active_elements"), "{:,}"),
+            _active(stage),
             mebibytes(stage.get("optimizer_bytes"), digits=2),
+            mebibytes(8 * stage["elements"] if "elements" in stage else None, digits=2),
         ]
         for stage in stages
     ]
     header = [
-        *("stage", "", "seconds", "tokens/s", "peak memory, MiB"),
-        *(["peak GPU memory, MiB"] if gpu else []),
-        *("active elements", "optimizer, MiB"),
+        *("stage", "", "seconds", "tokens/s", "peak MiB"),
+        *(["GPU peak MiB"] if gpu else []),
+        *("active elements", "optimizer MiB", "MiB of all"),
     ]
-    words = [
+    words = (
         "A cached stage is told with what it took when it was computed. Seconds are those of its "
-        "process since it last began; tokens a second are the mean of the steps; peak memory is "
-        "that of the largest process, libraries and base model included."
-    ]
-    words += [_saved(stage) for stage in stages if stage.get("optimizer_bytes")]
-    return [Block("What it took", " ".join(words), header, rows)]
-
-
-def _saved(stage: Taken) -> str:
-    active, elements = stage["active_elements"], stage["elements"]
-    return (
-        f"{stage['name']} trains {active:,} of {elements:,} elements "
-        f"({100 * active / elements:.1f} %) and holds {stage['optimizer_bytes']:,} bytes of "
-        f"optimizer state; AdamW's two moments of all elements would take {8 * elements:,}."
+        "process since it last began; tokens a second (of prompts and completions) are the mean of "
+        "the steps; the peak is that of the largest process, libraries and base model included. "
+        "The optimizer's bytes are those of its state; beside them, what AdamW's two moments of "
+        "all elements would take."
     )
+    return [Block(TITLE, words, header, rows)]
+
+
+def _active(stage: Taken) -> str:
+    if "active_elements" not in stage:
+        return "–"
+    active, elements = stage["active_elements"], stage["elements"]
+    return f"{active:,} ({100 * active / elements:.1f} %)"
 
 
 def _votes(votes: Sequence[Taken]) -> list[Block]:

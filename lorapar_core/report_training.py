@@ -36,7 +36,7 @@ def training_blocks(name: str, steps: Sequence[Step]) -> list[Block]:
 
 def _curve(steps: Sequence[Step], key: str) -> Html:
     name = SHOWN[key]
-    drawn = _series(steps, key, look={"loss": "one", "reward": "two"}.get(key, "a"))
+    drawn = _series(steps, key, look={"loss": "a", "reward": "b"}.get(key, "c"))
     low, high = min(drawn.y), max(drawn.y)
     chart = line(
         [drawn],
