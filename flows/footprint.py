@@ -58,17 +58,20 @@ def _stage(outcome: Outcome, record: Record) -> dict[str, Any]:
 def _votes(records: Sequence[Record], store: Store) -> list[dict[str, Any]]:
     """By teacher: votes that a request brought, requests, tokens, and dollars as far as known.
 
-    A local teacher makes no request, and has no row."""
+    Teachers that are asked over no network are left out, and their logs are not opened: a run
+    whose stages are all cached imports no library for them.
+    """
     found: dict[str, dict[str, Any]] = {}
     for record in records:
+        teacher = record.config.get("teacher", {})
         log = record.outputs.get("vote_log.parquet")
-        if log is None:
+        if log is None or teacher.get("provider") != "litellm":
             continue
         names = ["outcome", "prompt_tokens", "completion_tokens", "cost_usd"]
         columns = read_table(store.path(log), names)
         if not columns["outcome"]:
             continue
-        name = str(record.config.get("teacher", {}).get("name", record.name))
+        name = str(teacher.get("name", record.name))
         zeros = {"votes": 0, "requests": 0, "prompt_tokens": 0, "completion_tokens": 0}
         row = found.setdefault(name, {"teacher": name, **zeros, "usd": 0.0, "unpriced": 0})
         row["votes"] += columns["outcome"].count("vote")

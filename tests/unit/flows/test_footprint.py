@@ -89,14 +89,16 @@ def test_a_stage_is_told_with_what_its_record_says(store: Store) -> None:
 
 
 def test_a_teachers_requests_are_summed_over_its_rounds(store: Store) -> None:
-    mini = {"teacher": {"name": "mini"}}
+    mini = {"teacher": {"name": "mini", "provider": "litellm"}}
     log(store, "a", outcome=["vote", "off_schema"], prompt_tokens=[10, 20], cost_usd=[0.5, None])
     log(store, "b", outcome=["vote"], prompt_tokens=[30], completion_tokens=[4], cost_usd=[0.25])
     log(store, "c", outcome=[])
+    log(store, "d", outcome=["vote"], prompt_tokens=[5])
     outcomes = [
         stored(store, "a", "vote[mini]", config=mini),
         stored(store, "b", "vote[mini/2]", config=mini),
-        stored(store, "c", "vote[local]", config={"teacher": {"name": "local"}}),
+        stored(store, "c", "vote[held]", config={"teacher": {**mini["teacher"], "name": "held"}}),
+        stored(store, "d", "vote[local]", config={"teacher": {"name": "l", "provider": "local"}}),
     ]
     (row,) = footprint(outcomes, store=store)["votes"]
     assert row == {
