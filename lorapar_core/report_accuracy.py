@@ -85,4 +85,4 @@ def _chart(
     caption = "Accuracy with 95 % intervals. Filled: strict; hollow: flexible."
     if any(papers.values()):
         caption += " Diamond: the paper's."
-    return figure(intervals(rows, label=label, x_label="right answers"), caption, wide=True)
+    return figure(intervals(rows, label=label, x_label="right answers"), caption)

@@ -110,10 +110,9 @@ def svg(label: str, height: float, body: str) -> Html:
     )
 
 
-def figure(drawing: Html, caption: str, *, wide: bool = False) -> Html:
-    """A drawing with a caption under it; a wide one has a row of its own."""
-    named = ' class="wide"' if wide else ""
-    return Html(f"<figure{named}>{drawing}<figcaption>{html.escape(caption)}</figcaption></figure>")
+def figure(drawing: Html, caption: str) -> Html:
+    """A drawing with a caption under it."""
+    return Html(f"<figure>{drawing}<figcaption>{html.escape(caption)}</figcaption></figure>")
 
 
 def row(figures: Sequence[Html], *, columns: int) -> Html:

@@ -133,6 +133,8 @@ def _any_theta(recipe: Mapping[str, Any], profile: Mapping[str, Any]) -> Block:
         "What importance would keep at another theta, counted exactly at each theta of the "
         "slider; alpha and beta change none of it."
     )
+    if thetas[start] != theta:
+        words += f" The run's theta, {theta:g}, is not among them; it starts at the nearest."
     if recipe["partition"]["choice"] == "random":
         words += " This run is a control and drew its elements at random: it doesn't show here."
     places = profile["places"]

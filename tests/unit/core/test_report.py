@@ -279,8 +279,10 @@ def test_at_the_runs_theta_the_profile_says_what_the_partition_did(tmp_path: Pat
 
 
 def test_a_theta_that_the_slider_lacks_starts_it_at_the_nearest(tmp_path: Path) -> None:
-    html, _ = pages(report(tmp_path / "run", partition={"theta": 0.708}))
-    assert '<output id="theta-told">0.7</output>' in html
+    for theta, expected in ((0.708, True), (0.7, False)):
+        html, _ = pages(report(tmp_path / str(theta), partition={"theta": theta}))
+        assert '<output id="theta-told">0.7</output>' in html
+        assert ("The run's theta, 0.708, is not among them" in Page(html).words) is expected
 
 
 def test_a_random_choice_is_told_beside_what_importance_would_keep(tmp_path: Path) -> None:
