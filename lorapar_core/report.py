@@ -84,7 +84,7 @@ def _head(
         counts = agreement["counts"]
         facts.append((f"{counts['1']} / {counts['2']}", "examples of System 1 / System 2"))
     shown = "".join(
-        f"<div><dd>{html.escape(value)}</dd><dt>{html.escape(name)}</dt></div>"
+        f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd></div>"
         for value, name in facts
     )
     words = f"<p>{html.escape(recipe['description'])}</p>" if recipe["description"] else ""

@@ -168,6 +168,19 @@ def test_light_and_dark_differ_and_can_be_read(browser: Browser, page: Path) -> 
             assert (high + 0.05) / (low + 0.05) >= 4.5, (theme, part)
 
 
+def test_on_paper_it_is_light(browser: Browser, page: Path) -> None:
+    dark = {"name": "prefers-color-scheme", "value": "dark"}
+    browser.call("Emulation.setEmulatedMedia", media="print", features=[dark])
+    browser.open(page)
+    try:
+        assert luminance(browser.value("getComputedStyle(document.body).backgroundColor")) > 0.5
+        assert luminance(browser.value("getComputedStyle(document.body).color")) < 0.1
+        shown = browser.value("getComputedStyle(document.getElementById('theta')).display")
+        assert shown == "none", "a slider can't be moved there"
+    finally:
+        browser.call("Emulation.setEmulatedMedia", media="", features=[])
+
+
 def luminance(color: str) -> float:
     """WCAG's relative luminance of `rgb(r, g, b)`."""
     channels = [int(value) / 255 for value in re.findall(r"\d+", color)[:3]]
