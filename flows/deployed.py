@@ -30,8 +30,9 @@ from artifacts import Store
 from flows.command import run_command
 from flows.headline import headline, parts
 from flows.healing import healing
-from flows.pipeline import check, pipeline
+from flows.pipeline import pipeline
 from flows.places import RECIPES
+from flows.requirements import check
 from flows.sparse import given, sparse
 from flows.summary import accuracy_table, stage_table, summarize
 from lorapar_core.config import (

@@ -13,7 +13,8 @@ import pytest
 import yaml
 from tiny_recipe import tiny_recipe
 
-from flows.pipeline import _located, check
+from flows.pipeline import _located
+from flows.requirements import check
 from lorapar_core.config import Recipe
 from lorapar_core.data.sources import Source
 from lorapar_core.errors import ConfigError, DataError
