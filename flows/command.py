@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+_BREAK = re.compile(r"[\n\r\x85\u2028\u2029]")
 _USER = re.compile(r"(?<=://)[^/@\s]*@")
 _QUERY = re.compile(r"(://[^\s?]*)\?\S*")
 
@@ -32,5 +33,19 @@ def run_command(recipe: str, overrides: Mapping[str, Any]) -> str:
 
 def _text(value: Any) -> str:
     """As YAML, on one line."""
-    text = yaml.safe_dump(value, default_flow_style=True, width=math.inf, allow_unicode=True)
+    text = yaml.dump(
+        value, Dumper=_OneLine, default_flow_style=True, width=math.inf, allow_unicode=True
+    )
     return _QUERY.sub(r"\1?***", _USER.sub("***@", text.removesuffix("...\n").strip()))
+
+
+class _OneLine(yaml.SafeDumper):
+    """Escapes the line breaks of a text, which YAML else writes as such."""
+
+
+def _represent(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = '"' if _BREAK.search(text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_OneLine.add_representer(str, _represent)
