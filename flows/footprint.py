@@ -23,7 +23,7 @@ _LIBRARIES = ("lorapar", "torch", "transformers", "peft", "trl")
 
 
 def footprint(outcomes: Sequence[Outcome], *, store: Store) -> dict[str, Any]:
-    """As plain values: `stages` in order, `votes` by teacher, the `machines` and `commits`.
+    """Plain values: `stages` in order, `votes` by teacher, `machines`, `commits`, `artifacts`.
 
     What a record doesn't tell (one that an older release wrote) is left out.
 
@@ -39,6 +39,11 @@ def footprint(outcomes: Sequence[Outcome], *, store: Store) -> dict[str, Any]:
         "stages": [_stage(outcome, record) for outcome, record in records],
         "votes": _votes([record for _, record in records if record.stage == "vote"], store),
         "machines": _distinct([_machine(record.provenance) for _, record in records]),
+        "artifacts": {
+            f"{outcome.name}/{role}": ref.digest
+            for outcome, record in records
+            for role, ref in record.outputs.items()
+        },
         "commits": _distinct([record.provenance.get("commit") for _, record in records]),
     }
 

@@ -101,7 +101,10 @@ def _training(spec: Spec) -> list[Block]:
 
 def _digests(spec: Spec) -> list[Block]:
     rows = [[role, digest] for role, digest in spec.digests.items()]
-    words = "`lorapar artifacts show DIGEST` tells what an artifact was made from."
+    words = (
+        "What this page was made from. `lorapar artifacts show DIGEST` tells what an artifact was "
+        "made from in turn."
+    )
     return [Block("Artifacts", words, ["role", "sha256"], rows)]
 
 

@@ -21,6 +21,7 @@ ASSETS = Path(__file__).with_name("report_assets")
 SHORT = 34
 """Characters of a text that stays on one line of a table."""
 _CODE = re.compile(r"`([^`]+)`")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _NUMERIC = re.compile(r"[-+]?[\d.,]+(?:e[-+]?\d+)?(?: %)?|unknown|undefined|–|")
 
 
@@ -119,9 +120,12 @@ def table(header: Row, rows: Sequence[Row], *, label: str = "") -> Html:
 
 
 def _kind(cells: Sequence[str]) -> str:
-    """Of a column: `n` numbers, `t` short texts that stay on a line, `w` words that wrap."""
+    """Of a column: `n` numbers, `h` digests, `t` short texts that stay on a line, `w` words that
+    wrap."""
     if any(cells) and all(_NUMERIC.fullmatch(cell) for cell in cells):
         return "n"
+    if cells and all(_DIGEST.fullmatch(cell) for cell in cells):
+        return "h"
     return "t" if all(len(cell) <= SHORT for cell in cells) else "w"
 
 

@@ -30,17 +30,19 @@ def place_for_run() -> Block:
 def with_run(page: str, taken: Taken, *, command: str) -> str:
     """The page with what the run took.
 
-    `taken`: `stages`, `votes`, `machines` and `commits`, as `flows.footprint` tells them.
+    `taken`: `stages`, `votes`, `machines`, `commits` and `artifacts`, as `flows.footprint` tells
+    them.
     """
     return filled(page, SLOT, run_blocks(taken, command=command))
 
 
 def run_blocks(taken: Taken, *, command: str) -> list[Block]:
-    """Stages, votes, and how to make it again."""
+    """Stages, votes, how to make it again, and every digest."""
     return [
         *_stages(taken["stages"]),
         *_votes(taken["votes"]),
         _again(taken, command),
+        _artifacts(taken["artifacts"]),
     ]
 
 
@@ -63,7 +65,7 @@ def _stages(stages: Sequence[Taken]) -> list[Block]:
     header = [
         *("stage", "", "seconds", "tokens/s", "peak MiB"),
         *(["GPU peak MiB"] if gpu else []),
-        *("active elements", "optimizer MiB", "MiB of all"),
+        *("active elements", "optimizer MiB", "if all were active"),
     ]
     words = (
         "A cached stage is told with what it took when it was computed. Seconds are those of its "
@@ -131,6 +133,12 @@ def _again(taken: Taken, command: str) -> Block:
     if any(word.endswith((".yaml", ".yml")) for word in command.split()[2:3]):
         words += " Its recipe is a file of whoever ran it; all its fields stand under Recipe."
     return Block("Again", words if command else "", ["", ""], rows, said, under=True)
+
+
+def _artifacts(artifacts: Mapping[str, str]) -> Block:
+    rows = [[name, digest] for name, digest in artifacts.items()]
+    words = "By stage and role. Logs (`vote_log`, `metrics`) hold times and differ from run to run."
+    return Block("Every artifact", words if rows else "", ["artifact", "sha256"], rows, under=True)
 
 
 def _code(text: str) -> Html:

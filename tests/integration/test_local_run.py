@@ -163,6 +163,7 @@ def test_the_runs_page_tells_what_it_took_and_the_report_does_not(computed: Comp
     assert str(computed.store) not in report
     assert '<th scope="col" class="n">seconds</th>' in page
     assert ">seconds</th>" not in report
+    assert all(digest in page for digest in computed.summary["artifacts"].values())
     taken = {record.name: record.provenance["footprint"] for record in records(computed)}
     assert all(figures["peak_bytes"] > 10 * 2**20 for figures in taken.values())
     for name in ("sft", "grpo"):

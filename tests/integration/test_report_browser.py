@@ -24,6 +24,7 @@ TAKEN = {
     "votes": [],
     "machines": [{"processor": HOSTILE, "libraries": {"torch": HOSTILE}}],
     "commits": [],
+    "artifacts": {HOSTILE: "0" * 64},
 }
 
 

@@ -34,7 +34,8 @@ VOTES = {
 
 
 def taken(**parts: Any) -> dict[str, Any]:
-    return {"stages": [], "votes": [], "machines": [], "commits": [], **parts}
+    empty = {"stages": [], "votes": [], "machines": [], "commits": [], "artifacts": {}}
+    return {**empty, **parts}
 
 
 def rows(blocks: list[Block], title: str) -> list[list[str]]:
@@ -83,6 +84,11 @@ def test_the_command_is_told_and_a_file_is_called_one() -> None:
     (again,) = [b for b in run_blocks(taken(), command="") if b.title == "Again"]
     assert not again.figures
     assert not again.words
+
+
+def test_every_artifact_is_named_with_its_digest() -> None:
+    blocks = run_blocks(taken(artifacts={"sft/adapter": "a" * 64}), command="")
+    assert rows(blocks, "Every artifact") == [["sft/adapter", "a" * 64]]
 
 
 def test_a_page_is_filled_once_and_keeps_everything_else(tmp_path: Path) -> None:

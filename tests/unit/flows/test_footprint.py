@@ -79,6 +79,10 @@ def test_a_stage_is_told_with_what_its_record_says(store: Store) -> None:
         "elements": 9,
     }
     assert taken["commits"] == ["c1"]
+    assert taken["artifacts"] == {
+        "prepare/file.json": old.outputs["file.json"].digest,
+        "sft/file.json": sft.outputs["file.json"].digest,
+    }
     assert taken["machines"][-1] == {
         "gpu": "G",
         "processor": "P",
