@@ -33,6 +33,7 @@ from tasks.initialize import initialize
 from tasks.model import Model, dequantize, model_of
 from tasks.partition import partition
 from tasks.prepare import Located, prepare
+from tasks.profile import profile
 from tasks.report import report
 from tasks.score import moments, score, shard_bounds
 from tasks.tally import tally
@@ -76,8 +77,8 @@ def pipeline(recipe: Recipe, runner: Runner) -> Result:
     if agreement:
         require_examples(recipe, agreement["counts"])
     base = initial["base"] if recipe.lora.init != "gaussian" else model.base
-    masks = _partition(run, recipe, base, initial, prepared, labels)
-    return _train(run, recipe, model, base, initial, prepared, labels, masks)
+    profiled, masks = _partition(run, recipe, base, initial, prepared, labels)
+    return _train(run, recipe, model, base, initial, prepared, labels, profiled, masks)
 
 
 def _fetch_models(recipe: Recipe) -> None:
@@ -207,8 +208,8 @@ def _voter(run: Run, recipe: Recipe, teacher: TeacherConfig, model: Model) -> Mo
 
 def _partition(
     run: Run, recipe: Recipe, base: Input, initial: Outcome, prepared: Outcome, labels: Outcome
-) -> Outcome:
-    """Both systems are scored side by side, shard by shard."""
+) -> tuple[Outcome, Outcome]:
+    """The profile and the masks. Both systems are scored side by side, shard by shard."""
     bounds = shard_bounds(recipe.importance.examples, recipe.importance.shard_size)
     actions = [
         moments(
@@ -226,7 +227,9 @@ def _partition(
     shards = run(*actions)
     split = {1: shards[: len(bounds)], 2: shards[len(bounds) :]}
     scores = run(*(score(system=s, adapter=initial["adapter"], shards=split[s]) for s in (1, 2)))
-    return run.one(partition(recipe, scores={1: scores[0], 2: scores[1]}))
+    both = {1: scores[0], 2: scores[1]}
+    profiled, masks = run(profile(scores=both), partition(recipe, scores=both))
+    return profiled, masks
 
 
 def stage_names(stages: list[StageConfig]) -> list[str]:
@@ -246,12 +249,14 @@ def _train(
     initial: Outcome,
     prepared: Outcome,
     labels: Outcome,
+    profiled: Outcome,
     masks: Outcome,
 ) -> Result:
     evaluations: dict[str, Outcome] = {}
     roles: dict[str, Input] = {
         "summary": prepared["summary.json"],
         "agreement": labels["agreement.json"],
+        "profile": profiled["profile.json"],
         "regions": masks["regions.json"],
     }
 
