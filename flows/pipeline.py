@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from artifacts import Store
+from flows.benchmarks import Benchmarks, check_benchmarks, located_benchmarks
 from flows.composition import Run, Runner
 from flows.voting import Voting, voter_of
 from lorapar_core.attention import require_attention
@@ -56,6 +57,8 @@ class Result:
     report: Input
     evaluations: Mapping[str, Outcome]
     """Training stage name, or `base` -> its evaluation."""
+    benchmarks: Mapping[str, Mapping[str, Outcome]]
+    """Benchmark -> training stage name, or `base` -> its evaluation."""
 
 
 def check(recipe: Recipe, *, runs: bool = True) -> None:
@@ -67,7 +70,8 @@ def check(recipe: Recipe, *, runs: bool = True) -> None:
         ModelError: a model path or package isn't there.
         DataError: a data file isn't there.
         ConfigError: a package or a GPU that the recipe names isn't here, a reward can't be used, so
-            many processes can't train together, or vLLM can't run beside them.
+            many processes can't train together, vLLM can't run beside them, or what a benchmark has
+            the model write can't be run apart.
     """
     require_launchable(recipe)
     require_shardable(recipe)
@@ -86,6 +90,7 @@ def check(recipe: Recipe, *, runs: bool = True) -> None:
     for text in (recipe.data.source, recipe.data.test_source):
         if text:
             sources.check(text)
+    check_benchmarks(recipe)
 
 
 def models(recipe: Recipe) -> list[tuple[str, str]]:
@@ -216,6 +221,7 @@ def pipeline(recipe: Recipe, runner: Runner) -> Result:
         _fetch_models(recipe)
     run = Run(runner)
     train, test = _located(recipe, runner)
+    benchmarks = Benchmarks(run, recipe, located_benchmarks(recipe, runner))
     model = _model(run, recipe.model.base, recipe.model.revision)
     prepared = run.one(prepare(recipe, tokenizer=model.tokenizer, train=train, test=test))
     summary = run.read(prepared["summary.json"])
@@ -228,7 +234,7 @@ def pipeline(recipe: Recipe, runner: Runner) -> Result:
         _require_examples(recipe, agreement["counts"])
     base = initial["base"] if recipe.lora.init != "gaussian" else model.base
     masks = _partition(run, recipe, base, initial, prepared, labels)
-    return _train(run, recipe, model, base, initial, prepared, labels, masks)
+    return _train(run, recipe, model, base, initial, prepared, labels, masks, benchmarks)
 
 
 def _fetch_models(recipe: Recipe) -> None:
@@ -436,6 +442,7 @@ def _train(
     prepared: Outcome,
     labels: Outcome,
     masks: Outcome,
+    benchmarks: Benchmarks,
 ) -> Result:
     evaluations: dict[str, Outcome] = {}
     roles: dict[str, Input] = {
@@ -457,6 +464,8 @@ def _train(
             )
         )
         roles[f"evaluation/{after}"] = evaluations[after]["metrics.json"]
+        roles[f"predictions/{after}"] = evaluations[after]["predictions.parquet"]
+        benchmarks.measure(after, kind, weights, adapter)
 
     if recipe.evaluation.base:
         test("base", "sft", model.base, None)
@@ -479,10 +488,12 @@ def _train(
         adapter = trained["adapter"]
         roles[f"training/{name}"] = trained["figures.jsonl"]
         test(name, stage.kind, base, adapter)
+    roles |= benchmarks.roles
     page = run.one(report(recipe, model=model.name, inputs={**roles, "adapter": adapter}))
     return Result(
         tuple(run.outcomes),
         adapter,
         page["report.html"] if page.action != "missing" else UNKNOWN,
         evaluations,
+        benchmarks.measured,
     )

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lorapar_core.config import OUR_REWARDS, PAPER_REWARDS
+from lorapar_core.report_benchmarks import benchmark_blocks
 from lorapar_core.report_block import Block, Row, percent
 from lorapar_core.report_trust import trust_blocks
 from lorapar_core.spec import Spec
@@ -24,6 +25,7 @@ from lorapar_core.spec import Spec
 def run(spec: Spec, out: Path) -> None:
     blocks = [
         *_accuracy(spec),
+        *benchmark_blocks(spec),
         *_labels(spec),
         *_regions(spec),
         *_rewards(spec),
