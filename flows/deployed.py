@@ -281,9 +281,8 @@ def _publish(summary: dict[str, Any], recipe: Recipe, store: Store) -> dict[str,
     from prefect.runtime import flow_run
 
     store.write_run(str(flow_run.id or f"{recipe.name[:40]}-{int(time.time())}"), summary)
-    tables = "\n\n".join(
-        f"```\n{t}\n```" for t in (*accuracy_tables(summary), stage_table(summary))
-    )
+    tables = [*accuracy_tables(summary), stage_table(summary)]
+    shown = "\n\n".join(f"```\n{table}\n```" for table in tables)
     create_markdown_artifact(
         f"{shown}\n\nReport on the worker: `{summary['report']}`",
         key="lorapar-summary",

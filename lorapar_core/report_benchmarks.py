@@ -86,17 +86,12 @@ def _compared(spec: Spec) -> list[Block]:
         if role.startswith("predictions/"):
             _, after, *name = role.split("/")
             tables.setdefault(name[0] if name else OWN, {})[after] = path
-    rows: list[list[str]] = []
-    for name, by_stage in tables.items():
-        stages = list(by_stage)
-        pairs = list(pairwise(stages))
-        if len(stages) > 2:
-            pairs.append((stages[0], stages[-1]))
-        for first, second in pairs:
-            rows += [
-                [name, f"{stage_label(second)} less {stage_label(first)}", *row]
-                for row in _tested(by_stage[first], by_stage[second])
-            ]
+    rows = [
+        [name, f"{stage_label(second)} less {stage_label(first)}", *row]
+        for name, by_stage in tables.items()
+        for first, second in _pairs(list(by_stage))
+        for row in _tested(by_stage[first], by_stage[second])
+    ]
     if not rows:
         return []
     words = (
@@ -107,6 +102,10 @@ def _compared(spec: Spec) -> list[Block]:
     )
     header = ["set", "compared", "read", "only former", "only latter", "difference", "p"]
     return [Block("Paired comparisons", words, header, rows)]
+
+
+def _pairs(stages: list[str]) -> list[tuple[str, str]]:
+    return [*pairwise(stages), *([(stages[0], stages[-1])] if len(stages) > 2 else [])]
 
 
 def _tested(first: Path, second: Path) -> list[list[str]]:
