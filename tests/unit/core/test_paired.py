@@ -86,9 +86,7 @@ def test_a_difference_refuses_impossible_counts(counts: tuple[int, int, int]) ->
 
 
 @pytest.mark.parametrize(("n", "correct", "k"), [(6, 2, 1), (6, 2, 3), (5, 0, 2), (4, 4, 4)])
-def test_pass_at_k_is_the_share_of_draws_with_one_that_passes(
-    n: int, correct: int, k: int
-) -> None:
+def test_pass_at_k_is_the_share_of_draws_with_one_that_passes(n: int, correct: int, k: int) -> None:
     draws = list(combinations(range(n), k))
     share = sum(any(i < correct for i in draw) for draw in draws) / len(draws)
     assert pass_at_k(n, correct, k) == pytest.approx(share, abs=1e-15)

@@ -57,7 +57,11 @@ def test_humaneval_is_its_prompt_alone() -> None:
 
 def test_a_users_row_is_of_the_kind_that_its_fields_say() -> None:
     (asked,) = read("file", {"prompt": "Capital of France?", "answer": "Paris"})
-    assert (asked.kind, asked.prompt, asked.reference) == ("generate", "Capital of France?", "Paris")
+    assert (asked.kind, asked.prompt, asked.reference) == (
+        "generate",
+        "Capital of France?",
+        "Paris",
+    )
     assert read("file", {"prompt": "2 + 2 =", "answer": 4})[0].reference == "4"
     (chosen,) = read("file", {"prompt": "Sky?", "choices": ["blue", "red"], "answer": "blue"})
     assert (chosen.kind, chosen.reference) == ("choice", "A")
