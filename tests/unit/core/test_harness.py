@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from oracles import harness_oracle as oracle
@@ -117,6 +118,20 @@ def asked(model: Path) -> Asked:
     return Asked(load_base(model, dtype="float32"), load_tokenizer(model), [2], "cpu")
 
 
+def numerate(model: Path) -> Asked:
+    """One that writes digits, dollars and hashes, and others after other prompts: its head hears
+    those tokens, and its layers everything, ten times as loud."""
+    them = asked(model)
+    written = [{*"0123456789"}, {*"$,."}, {*"# "}]
+    loud = [k for k in range(6, 448) if any({*them.tokenizer.decode([k])} <= w for w in written)]
+    layers = [p for p in them.model.model.layers.parameters() if p.dim() == 2]
+    with torch.no_grad():
+        them.model.lm_head.weight[loud] *= 10
+        for weight in layers:
+            weight *= 10
+    return them
+
+
 def read(folder: Path, task: str, rows: Any, shown: Any, shots: int) -> Shown:
     files = {"set": write_rows(folder / "set.jsonl", rows)}
     if shots:
@@ -158,10 +173,10 @@ def test_it_makes_the_same_choices(tiny_model: Path, tmp_path: Path, shots: int)
 @installed
 @quiet
 def test_it_reads_the_same_answers(tiny_model: Path, tmp_path: Path) -> None:
-    """Both generate, greedily; the tiny model writes digits enough for extractions to find."""
+    """Both generate, greedily."""
     rows, shown = gsm8k_rows(24), gsm8k_rows(2, start=500)
     benchmark = read(tmp_path, "gsm8k", rows, shown, 2)
-    us = asked(tiny_model)
+    us = numerate(tiny_model)
     prompts = [
         prompt_ids(us.tokenizer, problem, benchmark, {"prompt": "plain"}, form="sft")
         for problem in benchmark.problems.values()
@@ -179,9 +194,9 @@ def test_it_reads_the_same_answers(tiny_model: Path, tmp_path: Path) -> None:
     completions = [before_stop(text, benchmark.stops)[0] for text in texts]
     references = [problem.reference for problem in benchmark.problems.values()]
     ours = as_harness({"completion": completions, "reference": references})
-    assert any(found != "[invalid]" for found in ours["harness_flexible"])
+    assert len({*ours["harness_flexible"]}) > 5
     order = [question for question, _ in benchmark.shots[""]]
-    them = asked(tiny_model)
+    them = numerate(tiny_model)
     theirs = oracle.samples(
         them.model,
         them.tokenizer,
