@@ -10,7 +10,7 @@ from artifacts import Ref, Store
 from artifacts.durable import write_whole
 from flows.pipeline import Result
 from lorapar_core.config import Recipe
-from lorapar_core.scores import measures
+from lorapar_core.scores import measure_names
 from tasks.action import Input
 
 
@@ -97,7 +97,7 @@ def accuracy_tables(summary: Mapping[str, Any]) -> list[str]:
 
 
 def _benchmark_table(name: str, by_stage: Mapping[str, Any]) -> str:
-    columns = list(measures(next(iter(by_stage.values()))))
+    columns = measure_names(by_stage)
     rows = [
         (
             label(after),

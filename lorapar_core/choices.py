@@ -19,6 +19,8 @@ from lorapar_core.shared_prefix import common_prefix, logprobs_at, prefix_cache
 if TYPE_CHECKING:
     import torch
 
+HEAD_PLACES = 1024
+"""A place has as many logits as there are tokens: 200 MiB of SmolLM2's, in float32."""
 Row = tuple[int, ...]
 Pair = tuple[int, int]
 """Positions of a problem, and of a choice in it."""
@@ -76,21 +78,38 @@ def choice_logprobs(
         first = min(span.place for choices in spans for span in choices)
         prefix = common_prefix([list(row) for row in rows])[:first]
     cache = prefix_cache(model, prefix, device)
+    own = [list(row[len(prefix) :]) for row in rows]
+    places = [
+        sorted({p - len(prefix) for _, span in asked[row] for p in span.places}) for row in rows
+    ]
     for batch in batches([len(row) for row in rows], batch_tokens):
-        own = [list(rows[r][len(prefix) :]) for r in batch]
-        places = [
-            sorted({p - len(prefix) for _, span in asked[rows[r]] for p in span.places})
-            for r in batch
-        ]
-        found = _logprobs(model, own, places, cache, len(prefix), device)
-        yield {
-            pair: sum(
-                float(logprobs[at.index(place - len(prefix)), token])
-                for place, token in zip(span.places, span.tokens, strict=True)
-            )
-            for r, at, logprobs in zip(batch, places, found, strict=True)
-            for pair, span in asked[rows[r]]
-        }
+        for part in few_places(batch, places):
+            told = [own[r] for r in part], [places[r] for r in part]
+            found = _logprobs(model, *told, cache, len(prefix), device)
+            yield {
+                pair: sum(
+                    float(logprobs[places[r].index(place - len(prefix)), token])
+                    for place, token in zip(span.places, span.tokens, strict=True)
+                )
+                for r, logprobs in zip(part, found, strict=True)
+                for pair, span in asked[rows[r]]
+            }
+
+
+def few_places(
+    batch: Sequence[int], places: Sequence[Sequence[int]], *, most: int = HEAD_PLACES
+) -> Iterator[list[int]]:
+    """Rows of a batch, in their order, in parts that have the head look at no more than `most`
+    places: it looks at a place of one row in all rows beside it."""
+    part, seen = list[int](), set[int]()
+    for row in batch:
+        more = seen | {*places[row]}
+        if part and (len(part) + 1) * len(more) > most:
+            yield part
+            part, more = [], {*places[row]}
+        part.append(row)
+        seen = more
+    yield part
 
 
 def shares(model: Any) -> bool:

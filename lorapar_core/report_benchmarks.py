@@ -15,7 +15,7 @@ from typing import Any
 from lorapar_core.comparison import Comparison, compare
 from lorapar_core.parquet import read_table
 from lorapar_core.report_block import Block
-from lorapar_core.scores import measures
+from lorapar_core.scores import measure_names
 from lorapar_core.spec import Spec
 
 OWN = "own test set"
@@ -35,7 +35,7 @@ def _measured(spec: Spec) -> list[Block]:
     blocks = []
     for name, by_stage in metrics.items():
         told = json.loads(spec.inputs[f"benchmark/{name}"].read_text())
-        columns = list(measures(next(iter(by_stage.values()))))
+        columns = measure_names(by_stage)
         rows = [
             [stage_label(after), str(found["n"]), *_shares(found, columns)]
             for after, found in by_stage.items()

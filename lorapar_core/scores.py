@@ -81,3 +81,8 @@ def measures(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     }
     order = [*(name for name in _ORDER if name in found), *found]
     return {name: found[name] for name in dict.fromkeys(order)}
+
+
+def measure_names(by_stage: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Of all evaluations of a benchmark."""
+    return list(measures({name: v for found in by_stage.values() for name, v in found.items()}))

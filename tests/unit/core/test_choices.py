@@ -13,7 +13,7 @@ from tiny_inputs import tiny_adapter
 from transformers import AutoModelForCausalLM
 
 from lorapar_core import shared_prefix
-from lorapar_core.choices import Span, choice_logprobs, shares, span_of
+from lorapar_core.choices import Span, choice_logprobs, few_places, shares, span_of
 from lorapar_core.loading import attach_adapter, load_base, load_tokenizer
 
 CLOSE = {"rel": 1e-5, "abs": 2e-5}
@@ -97,6 +97,17 @@ def test_what_is_common_goes_through_the_model_once(
     assert seen[0] == (1, 30)
     assert len(seen) > 2
     assert max(width for _, width in seen[1:]) < 30
+
+
+@pytest.mark.parametrize("most", [1, 6, 1000])
+def test_the_head_looks_at_few_places(most: int) -> None:
+    places = [[3], [3], [4, 5], [5], [9], [9, 10, 11], [9]]
+    parts = [*few_places([0, 1, 2, 3, 4, 5, 6], places, most=most)]
+    assert [row for part in parts for row in part] == [0, 1, 2, 3, 4, 5, 6]
+    for part in parts:
+        looked = len(part) * len({place for row in part for place in places[row]})
+        assert looked <= most or len(part) == 1
+    assert len(parts) == {1: 7, 6: 4, 1000: 1}[most]
 
 
 def test_a_prefix_ends_before_what_is_predicted(tiny_model: Path) -> None:
