@@ -10,6 +10,7 @@ ask), format, answer_format. Inputs: problems, benchmark, base, and perhaps an a
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -33,6 +34,7 @@ from lorapar_core.scores import choice_metrics, code_metrics, proportion
 from lorapar_core.spec import Spec
 from lorapar_core.stopping_text import before_stop
 
+_LOG = logging.getLogger(__name__)
 GENERATED = pa.schema(
     [
         *PREDICTIONS,
@@ -82,14 +84,16 @@ def measure(spec: Spec) -> tuple[Rows, pa.Schema, dict[str, Any]]:
     evaluation = EvaluationConfig.model_validate(spec.config["evaluation"])
     if shown.kind == "choice":
         rows = choose(shown, asked, evaluation)
-        return rows, CHOSEN, choice_metrics(rows)
+        return rows, CHOSEN, choice_metrics(rows) | _beyond(asked, _choice_lengths(shown, asked))
     prompts = [
         prompt_ids(asked.tokenizer, problem, shown, ask, form=spec.config["format"])
         for problem in shown.problems.values()
     ]
+    lengths = [len(prompt) + evaluation.max_new_tokens for prompt in prompts]
+    beyond = _beyond(asked, lengths)
     if shown.kind == "code":
         rows = _write(shown, asked, evaluation, prompts, spec)
-        return rows, PROGRAMS, code_metrics(rows, k=ask["k"])
+        return rows, PROGRAMS, code_metrics(rows, k=ask["k"]) | beyond
     stops = shown.stops if ask["prompt"] == "plain" else []
     completions = generate(
         asked.model,
@@ -106,9 +110,30 @@ def measure(spec: Spec) -> tuple[Rows, pa.Schema, dict[str, Any]]:
         list(examples), examples, completions, asked.tokenizer, form, ends=asked.ends, stops=stops
     )
     if form is not HASH:
-        return rows, PREDICTIONS, generation_metrics(rows)
+        return rows, PREDICTIONS, generation_metrics(rows) | beyond
     rows |= as_harness(rows)
-    return rows, GENERATED, generation_metrics(rows) | _harness_metrics(rows)
+    return rows, GENERATED, generation_metrics(rows) | _harness_metrics(rows) | beyond
+
+
+def _beyond(asked: Asked, lengths: Sequence[int]) -> dict[str, int]:
+    """How many problems, with their answers, are longer than what the model was made for. They are
+    asked all the same, uncut: what would be cut are worked examples, or the question."""
+    context = getattr(asked.model.config.get_text_config(), "max_position_embeddings", None)
+    count = sum(length > context for length in lengths) if context else 0
+    if count:
+        _LOG.warning(
+            "%d of %d problems take more than the %d tokens that the model was made for; use fewer "
+            "shots, or a lower max_new_tokens",
+            *(count, len(lengths), context),
+        )
+    return {"beyond_context": count}
+
+
+def _choice_lengths(shown: Shown, asked: Asked) -> list[int]:
+    return [
+        1 + len(plain_ids(asked.tokenizer, shown.prefixes[problem.group] + problem.prompt))
+        for problem in shown.problems.values()
+    ]
 
 
 def prompt_ids(

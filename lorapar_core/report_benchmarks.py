@@ -41,7 +41,11 @@ def _measured(spec: Spec) -> list[Block]:
             for after, found in by_stage.items()
         ]
         header = ["", "problems", *columns]
-        blocks.append(Block(f"Benchmark: {name}", _words(told), header, rows))
+        beyond = max(found.get("beyond_context", 0) for found in by_stage.values())
+        words = _words(told) + (
+            f" {beyond} take more tokens than the model knows." if beyond else ""
+        )
+        blocks.append(Block(f"Benchmark: {name}", words, header, rows))
         blocks += _groups(name, by_stage)
     return blocks
 

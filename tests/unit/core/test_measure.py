@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny import tiny_tokenizer_dir
 from tiny_benchmarks import HUMANEVAL, SUBJECTS, gsm8k_rows, mmlu_rows, set_config, write_rows
 from tiny_inputs import MODEL, files, run_stage, spec, tiny_adapter
 
 from lorapar_core import measure as measuring
 from lorapar_core.benchmark import read_benchmark
+from lorapar_core.choices import span_of
 from lorapar_core.config import EvaluationConfig, GrpoConfig, SftConfig
 from lorapar_core.data.benchmark_sets import Shown
 from lorapar_core.errors import DataError
@@ -128,6 +130,30 @@ def test_what_follows_a_stop_is_no_part_of_an_answer(
     assert table["completion"] == [" 0 + 3 = 3\n#### 3\n"]
     assert (table["flexible"], table["finished"]) == (["3"], [True])
     assert told(out)["strict"]["accuracy"] == 1
+
+
+def test_it_is_told_what_is_longer_than_the_model_knows(
+    tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The tiny model knows 1,024 tokens."""
+    shown = mmlu_rows(40, start=100)
+    short = read(tmp_path / "short", "mmlu", mmlu_rows(2))
+    long = read(tmp_path / "long", "mmlu", mmlu_rows(2), shown=shown, shots=40)
+    metrics = [told(evaluate(tiny_model, r, r.parent / "out")) for r in (short, long)]
+    assert [found["beyond_context"] for found in metrics] == [0, 4]
+    assert [r.message for r in caplog.records if "tokens that the model" in r.message] == [
+        "4 of 4 problems take more than the 1024 tokens that the model was made for; use fewer "
+        "shots, or a lower max_new_tokens"
+    ]
+
+
+@pytest.mark.parametrize("bos", [False, True])
+def test_a_beginning_of_text_stands_where_the_tokenizer_puts_it(tmp_path: Path, bos: bool) -> None:
+    tokenizer = load_tokenizer(tiny_tokenizer_dir(tmp_path / "tokenizer", bos=bos))
+    span = span_of(tokenizer, "Two?\nAnswer:", " A")
+    assert (tokenizer.decode(span.row[:1]) == "<s>") is bos
+    assert tokenizer.decode(span.tokens) == " A"
+    assert span.place == len(span.row) - len(span.tokens)
 
 
 @pytest.mark.parametrize("form", ["sft", "grpo"])

@@ -115,11 +115,12 @@ def test_a_stage_that_reads_less_leaves_a_cell_empty(tmp_path: Path) -> None:
     documents = {
         "benchmark/g": {**TOLD, "task": "gsm8k"},
         "measured/grpo/g": {"n": 4, "strict": proportion(2, 4)},
-        "measured/sft[2]/g": both,
+        "measured/sft[2]/g": {**both, "beyond_context": 3},
     }
     (found,) = blocks(tmp_path, documents, {})
     assert found.header[2:] == ["strict", "harness_strict"]
     assert found.rows[0][3] == ""
+    assert found.words.endswith(" 3 take more tokens than the model knows.")
     assert found.rows[1][3] == found.rows[1][2]
 
 
