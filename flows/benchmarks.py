@@ -29,13 +29,18 @@ def check_benchmarks(recipe: Recipe) -> None:
     """Refuse a benchmark that can't be, without the network and without reading its data.
 
     Raises:
-        ConfigError: no such named set, or programs can't be run apart from the rest of the machine.
+        ConfigError: no such named set, a revision of a file, or programs can't be run apart from
+            the rest of the machine.
         DataError: no such file, or a kind of file that can't be read.
     """
     for config in recipe.evaluation.benchmarks:
         for text in (config.source, config.shots_source):
             if text:
                 sources.check(text)
+        if config.revision and sources.is_file(config.source):
+            raise ConfigError(
+                f"benchmark {config.label!r} has a revision, which a file has none of; leave it out"
+            )
         if config.task == "humaneval":
             _require_sandbox(recipe, config)
 
@@ -132,7 +137,8 @@ def _located(
 def _place(config: BenchmarkConfig, text: str, split: Split, runner: Runner) -> Located:
     downloads = runner.store.root / "downloads"
     if text:
-        data = DataConfig(source=text, revision=config.revision)
+        revision = config.revision if text == config.source else ""
+        data = DataConfig(source=text, revision=revision)
         found, file = sources.locate(
             text, split=split, data=data, download_dir=downloads, online=runner.downloads
         )

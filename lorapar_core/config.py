@@ -537,6 +537,8 @@ class BenchmarkConfig(Section):
                 f"{where} compares how likely the letters are after the plain prompt; use prompt: "
                 "plain"
             )
+        if self.task == "mmlu" and self.max_new_tokens:
+            raise ValueError(f"{where} writes nothing; leave max_new_tokens out")
         if self.task == "humaneval" and self.prompt == "as_sft":
             raise ValueError(f"{where} completes a function's head; use prompt: plain or chat")
         return self

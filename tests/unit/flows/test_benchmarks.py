@@ -108,6 +108,11 @@ def test_the_base_may_be_left_out(tiny_model: Path, data: Path, tmp_path: Path) 
         ),
         ({"task": "file", "source": "arithmetic"}, ConfigError, "whose problems have no file"),
         ({"task": "file", "source": "gsmk8"}, ConfigError, "did you mean gsm8k?"),
+        (
+            {"task": "gsm8k", "source": "DATA/gsm8k.jsonl", "revision": "main"},
+            ConfigError,
+            "has a revision, which a file has none of",
+        ),
     ],
     ids=str,
 )
@@ -157,6 +162,7 @@ FILE = {"task": "file", "source": "a.jsonl"}
         ({"task": "humaneval", "shots": 1}, "it takes no shots"),
         ({"task": "gsm8k", "shots": 1, "prompt": "as_sft"}, "training showed no worked examples"),
         ({"task": "mmlu", "prompt": "chat"}, "use prompt: plain"),
+        ({"task": "mmlu", "max_new_tokens": 3}, "writes nothing; leave max_new_tokens out"),
         ({"task": "humaneval", "prompt": "as_sft"}, "use prompt: plain or chat"),
         ({"task": "gsm8k", "subjects": ["anatomy"]}, "only task: mmlu has"),
         ({"task": "mmlu", "subjects": ["anatmy"]}, "no subject 'anatmy'; did you mean anatomy?"),

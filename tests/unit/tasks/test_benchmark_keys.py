@@ -118,7 +118,6 @@ def recipe_of(**sections: Any) -> Recipe:
         (CODE | {"samples": 2}, {"seed": 1}, False),
         (CODE, {"seed": 1}, True),
         (CODE | {"samples": 4}, {"k": [1, 4]}, False),
-        ({"task": "mmlu"}, {"max_new_tokens": 9}, True),
     ],
     ids=str,
 )
@@ -126,6 +125,14 @@ def test_how_it_is_asked(config: dict[str, Any], changed: dict[str, Any], same: 
     recipe = recipe_of()
     one, other = (put(recipe, "sft", "sft", **{**config, **c}) for c in ({}, changed))
     assert (one.key == other.key) is same
+
+
+def test_what_writes_nothing_is_known_by_no_length() -> None:
+    recipes = recipe_of(), recipe_of(evaluation={"max_new_tokens": 77})
+    one, other = (put(recipe, "sft", "sft", task="mmlu") for recipe in recipes)
+    assert one.key == other.key
+    one, other = (put(recipe, "sft", "sft") for recipe in recipes)
+    assert one.key != other.key
 
 
 @pytest.mark.parametrize(
