@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lorapar_core.comparison import Comparison, compare
 from lorapar_core.errors import DataError
@@ -35,6 +38,28 @@ def test_only_ways_to_read_that_both_have_are_compared() -> None:
     first = table("ab", strict="10", harness_strict="10")
     (found,) = compare(first, table("ab", strict="11", choice="00"))
     assert found == Comparison("strict", 2, both=1, only_first=0, only_second=1, neither=0)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=30), st.randoms())
+def test_a_comparison_turned_round(pairs: list[tuple[bool, bool]], draw: Random) -> None:
+    ids = [str(k) for k in range(len(pairs))]
+    shuffled = [*enumerate(pairs)]
+    draw.shuffle(shuffled)
+    first = {"example_id": ids, "choice_correct": [one for one, _ in pairs]}
+    second = {
+        "example_id": [ids[k] for k, _ in shuffled],
+        "choice_correct": [pair[1] for _, pair in shuffled],
+    }
+    (there,), (back,) = compare(first, second), compare(second, first)
+    assert (there.both, there.neither) == (back.both, back.neither)
+    assert (there.only_first, there.only_second) == (back.only_second, back.only_first)
+    assert there.both + there.only_first == sum(one for one, _ in pairs)
+    assert there.both + there.only_second == sum(other for _, other in pairs)
+    assert (
+        there.n == len(pairs) == there.both + there.neither + there.only_first + there.only_second
+    )
+    assert there.p == back.p
+    assert there.difference[0] == -back.difference[0]
 
 
 @pytest.mark.parametrize(
