@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from artifacts import Record, Ref, Store, StoreError
-from artifacts.store import SHORTEST_PREFIX
+from artifacts import Ref, Store, StoreError
+from flows.inspect_store import record_of
 from flows.summary import table
 from lorapar_core.comparison import Comparison
+from lorapar_core.comparison import compare as paired
 from lorapar_core.parquet import read_table
 
 PREDICTIONS = "predictions.parquet"
@@ -21,8 +22,6 @@ def compare(store: Store, digests: list[str], *, as_json: bool) -> int:
         StoreError: no such evaluation, or several.
         DataError: they can't be compared.
     """
-    from lorapar_core.comparison import compare as paired
-
     refs = [_predictions(store, digest) for digest in digests]
     first, second = (read_table(store.path(ref)) for ref in refs)
     found = paired(first, second)
@@ -37,7 +36,7 @@ def compare(store: Store, digests: list[str], *, as_json: bool) -> int:
 
 
 def _predictions(store: Store, digest: str) -> Ref:
-    record = _record(store, digest)
+    record = record_of(store, digest)
     if record is None:
         role, ref, key = store.resolve(digest)
         if role == PREDICTIONS:
@@ -50,14 +49,6 @@ def _predictions(store: Store, digest: str) -> Ref:
             "record's (`lorapar artifacts ls` lists them)"
         )
     return ref_of
-
-
-def _record(store: Store, prefix: str) -> Record | None:
-    """The one record whose key begins so."""
-    if len(prefix) < SHORTEST_PREFIX:
-        return None
-    found = [record for record in store.records() if record.key.startswith(prefix.lower())]
-    return found[0] if len(found) == 1 else None
 
 
 def _accuracies(told: dict[str, Any]) -> tuple[str, ...]:
