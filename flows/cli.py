@@ -73,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--json", action="store_true", help="end with one JSON object")
         sub.set_defaults(command=command)
     _add_recipes(commands)
+    _add_compare(commands)
     _add_service(commands)
     _add_artifacts(commands)
     return parser
@@ -81,6 +82,18 @@ def _parser() -> argparse.ArgumentParser:
 def _add_recipes(commands: Any) -> None:
     sub = commands.add_parser("recipes", help="list the shipped recipes")
     sub.set_defaults(command=_recipes)
+
+
+def _add_compare(commands: Any) -> None:
+    summary = "compare two evaluations, problem by problem"
+    sub = commands.add_parser("compare", help=summary, description=summary)
+    for name in ("first", "second"):
+        sub.add_argument(
+            name, help="digest of a predictions.parquet or of its record, or its start"
+        )
+    sub.add_argument("--store", help="where artifacts are kept (default: $LORAPAR_STORE)")
+    sub.add_argument("--json", action="store_true", help="print JSON")
+    sub.set_defaults(command=_compare)
 
 
 def _add_service(commands: Any) -> None:
@@ -129,7 +142,7 @@ def _run(options: argparse.Namespace) -> int:
     from flows.local import LocalRunner, say_on_stderr
     from flows.pipeline import pipeline
     from flows.requirements import check
-    from flows.summary import accuracy_table, stage_table, summarize
+    from flows.summary import accuracy_tables, stage_table, summarize
 
     recipe = _recipe(options)
     command = run_command(options.recipe, parse_assignments(options.set))
@@ -145,7 +158,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(summary))
         return 0
-    print(stage_table(summary), accuracy_table(summary), sep="\n\n")
+    print(stage_table(summary), *accuracy_tables(summary), sep="\n\n")
     print(f"\nreport   {summary['report']}\nadapter  {summary['adapter']}")
     return 0
 
@@ -204,6 +217,13 @@ def _recipes(_options: argparse.Namespace) -> int:
     recipes = [load_recipe(path.stem, recipes=RECIPES) for path in sorted(RECIPES.glob("*.yaml"))]
     print(table(("recipe", "what it is"), [(r.name, r.description) for r in recipes]))
     return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from flows.compare import compare
+
+    store = Store.open(options.store, create=False)
+    return compare(store, [options.first, options.second], as_json=options.json)
 
 
 def _service(options: argparse.Namespace) -> int:

@@ -34,7 +34,7 @@ from flows.pipeline import pipeline
 from flows.places import RECIPES
 from flows.requirements import check
 from flows.sparse import given, sparse
-from flows.summary import accuracy_table, stage_table, summarize
+from flows.summary import accuracy_tables, stage_table, summarize
 from lorapar_core.config import (
     DataConfig,
     EvaluationConfig,
@@ -263,7 +263,7 @@ def lorapar(
         stages: training stages in order; replaces the recipe's list whole.
         sft: supervised fine-tuning.
         grpo: group-relative policy optimization.
-        evaluation: greedy generation on the test problems.
+        evaluation: greedy generation on the test problems, and benchmarks.
         runtime: where and how it runs; changes no result.
     """
     sections = {name: value for name, value in locals().items() if name != "recipe"}
@@ -286,9 +286,10 @@ def _publish(summary: dict[str, Any], recipe: Recipe, store: Store) -> dict[str,
     from prefect.runtime import flow_run
 
     store.write_run(str(flow_run.id or f"{recipe.name[:40]}-{int(time.time())}"), summary)
-    tables = "\n\n".join(f"```\n{t}\n```" for t in (accuracy_table(summary), stage_table(summary)))
+    tables = [*accuracy_tables(summary), stage_table(summary)]
+    shown = "\n\n".join(f"```\n{table}\n```" for table in tables)
     create_markdown_artifact(
-        f"{tables}\n\nReport on the worker: `{summary['report']}`",
+        f"{shown}\n\nReport on the worker: `{summary['report']}`",
         key="lorapar-summary",
         description=f"{recipe.name}: accuracy and stages",
     )

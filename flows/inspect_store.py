@@ -29,7 +29,7 @@ def ls(store: Store, *, as_json: bool) -> int:
 
 def show(store: Store, digest: str) -> int:
     """The record that an artifact, or a record key, belongs to."""
-    named = _record(store, digest)
+    named = record_of(store, digest)
     if named:
         print(json.dumps(named.to_json(), indent=2))
         return 0
@@ -58,7 +58,7 @@ def export(store: Store, digest: str, target: Path) -> int:
     Raises:
         StoreError: no such artifact, several, or a record's key; or `target` is in the way.
     """
-    named = _record(store, digest)
+    named = record_of(store, digest)
     if named:
         outputs = ", ".join(f"{role} {ref.digest[:12]}" for role, ref in named.outputs.items())
         raise StoreError(f"{digest} is the record of {named.name}; export what it made: {outputs}")
@@ -71,7 +71,7 @@ def export(store: Store, digest: str, target: Path) -> int:
     return 0
 
 
-def _record(store: Store, prefix: str) -> Record | None:
+def record_of(store: Store, prefix: str) -> Record | None:
     """The one record whose key begins so."""
     if len(prefix) < SHORTEST_PREFIX:
         return None

@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from flows.benchmarks import Benchmarks, located_benchmarks
 from flows.composition import Run, Runner
 from flows.requirements import (
     check,
@@ -51,6 +52,8 @@ class Result:
     report: Input
     evaluations: Mapping[str, Outcome]
     """Training stage name, or `base` -> its evaluation."""
+    benchmarks: Mapping[str, Mapping[str, Outcome]]
+    """Benchmark -> training stage name, or `base` -> its evaluation."""
 
 
 def pipeline(recipe: Recipe, runner: Runner) -> Result:
@@ -66,6 +69,7 @@ def pipeline(recipe: Recipe, runner: Runner) -> Result:
         _fetch_models(recipe)
     run = Run(runner)
     train, test = _located(recipe, runner)
+    benchmarks = Benchmarks(run, recipe, located_benchmarks(recipe, runner))
     model = _model(run, recipe.model.base, recipe.model.revision)
     prepared = run.one(prepare(recipe, tokenizer=model.tokenizer, train=train, test=test))
     summary = run.read(prepared["summary.json"])
@@ -78,7 +82,9 @@ def pipeline(recipe: Recipe, runner: Runner) -> Result:
         require_examples(recipe, agreement["counts"])
     base = initial["base"] if recipe.lora.init != "gaussian" else model.base
     profiled, masks = _partition(run, recipe, base, initial, prepared, labels)
-    return _train(run, recipe, model, base, initial, prepared, labels, profiled, masks)
+    return _train(
+        run, recipe, model, base, initial, prepared, labels, profiled, masks, benchmarks
+    )
 
 
 def _fetch_models(recipe: Recipe) -> None:
@@ -251,6 +257,7 @@ def _train(
     labels: Outcome,
     profiled: Outcome,
     masks: Outcome,
+    benchmarks: Benchmarks,
 ) -> Result:
     evaluations: dict[str, Outcome] = {}
     roles: dict[str, Input] = {
@@ -273,6 +280,8 @@ def _train(
             )
         )
         roles[f"evaluation/{after}"] = evaluations[after]["metrics.json"]
+        roles[f"predictions/{after}"] = evaluations[after]["predictions.parquet"]
+        benchmarks.measure(after, kind, weights, adapter)
 
     if recipe.evaluation.base:
         test("base", "sft", model.base, None)
@@ -295,10 +304,12 @@ def _train(
         adapter = trained["adapter"]
         roles[f"training/{name}"] = trained["figures.jsonl"]
         test(name, stage.kind, base, adapter)
+    roles |= benchmarks.roles
     page = run.one(report(recipe, model=model.name, inputs={**roles, "adapter": adapter}))
     return Result(
         tuple(run.outcomes),
         adapter,
         page["report.html"] if page.action != "missing" else UNKNOWN,
         evaluations,
+        benchmarks.measured,
     )

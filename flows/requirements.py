@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from artifacts import Store
+from flows.benchmarks import check_benchmarks
 from lorapar_core.attention import require_attention
 from lorapar_core.base import fetch, locate
 from lorapar_core.config import Recipe, TeacherConfig
@@ -37,7 +38,8 @@ def check(recipe: Recipe, *, runs: bool = True) -> None:
         ModelError: a model path or package isn't there.
         DataError: a data file isn't there.
         ConfigError: a package or a GPU that the recipe names isn't here, a reward can't be used, so
-            many processes can't train together, or vLLM can't run beside them.
+            many processes can't train together, vLLM can't run beside them, or what a benchmark has
+            the model write can't be run apart.
     """
     require_launchable(recipe)
     require_shardable(recipe)
@@ -56,6 +58,7 @@ def check(recipe: Recipe, *, runs: bool = True) -> None:
     for text in (recipe.data.source, recipe.data.test_source):
         if text:
             sources.check(text)
+    check_benchmarks(recipe)
 
 
 def models(recipe: Recipe) -> list[tuple[str, str]]:

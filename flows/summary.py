@@ -12,6 +12,7 @@ from flows.footprint import footprint
 from flows.pipeline import Result
 from lorapar_core.config import Recipe
 from lorapar_core.report_run import with_run
+from lorapar_core.scores import measure_names
 from tasks.action import Input
 
 
@@ -39,6 +40,13 @@ def summarize(result: Result, *, recipe: Recipe, store: Store, command: str = ""
         "metrics": {
             after: store.read_json(_ref(outcome["metrics.json"]))
             for after, outcome in result.evaluations.items()
+        },
+        "benchmarks": {
+            name: {
+                after: store.read_json(_ref(outcome["metrics.json"]))
+                for after, outcome in by_stage.items()
+            }
+            for name, by_stage in result.benchmarks.items()
         },
         "report": str(_page(store, page, result, command)),
         "adapter": str(store.path(adapter)),
@@ -84,6 +92,29 @@ def accuracy_table(summary: Mapping[str, Any]) -> str:
         cells = [_accuracy(metrics[extraction]) for extraction in ("strict", "flexible")]
         rows.append((label(after), str(metrics["n"]), *cells))
     return table(("accuracy", "n", "strict", "flexible"), rows)
+
+
+def accuracy_tables(summary: Mapping[str, Any]) -> list[str]:
+    """The recipe's own test set, then each benchmark."""
+    benchmarks = summary.get("benchmarks", {})  # a summary of an older version has none
+    return [accuracy_table(summary), *(_benchmark_table(*item) for item in benchmarks.items())]
+
+
+def _benchmark_table(name: str, by_stage: Mapping[str, Any]) -> str:
+    columns = measure_names(by_stage)
+    rows = [
+        (
+            label(after),
+            str(found["n"]),
+            *(_accuracy(found[c]) if c in found else "" for c in columns),
+        )
+        for after, found in by_stage.items()
+    ]
+    return table((name, "n", *columns), rows)
+
+
+def _accuracies(found: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
+    return [_accuracy(found[name]) if name in found else "" for name in columns]
 
 
 def label(after: str) -> str:

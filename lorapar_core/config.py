@@ -9,6 +9,7 @@ field stand its meaning and, where the paper has one, its symbol. `lora_alpha` i
 from __future__ import annotations
 
 import re
+from difflib import get_close_matches
 from enum import IntEnum
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -450,8 +451,142 @@ class GrpoConfig(Section):
         return value
 
 
+Asked = Literal["plain", "chat", "as_sft"]
+"""How a benchmark puts its problems to the model."""
+
+MMLU_SUBJECTS = (
+    *("abstract_algebra", "anatomy", "astronomy", "business_ethics", "clinical_knowledge"),
+    *("college_biology", "college_chemistry", "college_computer_science", "college_mathematics"),
+    *("college_medicine", "college_physics", "computer_security", "conceptual_physics"),
+    *("econometrics", "electrical_engineering", "elementary_mathematics", "formal_logic"),
+    *("global_facts", "high_school_biology", "high_school_chemistry"),
+    *("high_school_computer_science", "high_school_european_history", "high_school_geography"),
+    *("high_school_government_and_politics", "high_school_macroeconomics"),
+    *("high_school_mathematics", "high_school_microeconomics", "high_school_physics"),
+    *("high_school_psychology", "high_school_statistics", "high_school_us_history"),
+    *("high_school_world_history", "human_aging", "human_sexuality", "international_law"),
+    *("jurisprudence", "logical_fallacies", "machine_learning", "management", "marketing"),
+    *("medical_genetics", "miscellaneous", "moral_disputes", "moral_scenarios", "nutrition"),
+    *("philosophy", "prehistory", "professional_accounting", "professional_law"),
+    *("professional_medicine", "professional_psychology", "public_relations"),
+    *("security_studies", "sociology", "us_foreign_policy", "virology", "world_religions"),
+)
+
+
+class BenchmarkConfig(Section):
+    """A test set that the base and trained adapters are measured on, beside the recipe's own."""
+
+    name: str = Field(default="", pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,63})?$")
+    """What people call it; empty takes the task's name. Part of no key but the report's."""
+    task: Literal["gsm8k", "svamp", "mmlu", "humaneval", "file"]
+    """A published set, or `file`: your own rows of prompt and answer, of choices and answer, or of
+    prompt and tests."""
+    source: str = ""
+    """Where its rows come from, written like `data.source`; empty takes the set on the hub."""
+    shots_source: str = ""
+    """Where worked examples come from, written likewise; empty takes the hub set's own split for
+    it."""
+    revision: str = ""
+    """Commit, branch or tag of the hub set; empty takes the newest commit."""
+    shots: int = Field(default=0, ge=0, le=64)
+    """Worked examples before each problem: MMLU's are the first of the subject, others are drawn
+    by `seed`, the same for all problems."""
+    examples: int = Field(default=0, ge=0)
+    """Problems to use, drawn by `seed`; 0 uses all."""
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    """Draws problems, worked examples, and samples."""
+    subjects: list[str] = Field(default_factory=list)
+    """`mmlu`: which of the 57; empty takes all."""
+    prompt: Asked = "plain"
+    """`plain`: the set's usual wording as bare text; `chat`: in the model's chat template;
+    `as_sft`: as the last training stage asked (the base: as SFT asks)."""
+    models: Literal["all", "base", "trained"] = "all"
+    """Whether the base, the adapter after each training stage, or both are measured."""
+    samples: int = Field(default=1, ge=1, le=1000)
+    """Programs a problem, for pass@k; 1 is greedy."""
+    k: list[Annotated[int, Field(ge=1)]] = Field(default_factory=lambda: [1], min_length=1)
+    """Which pass@k are told; none above `samples`."""
+    temperature: float = Field(default=0.8, gt=0)
+    """Of several samples."""
+    top_p: float = Field(default=0.95, gt=0, le=1)
+    """Of several samples: nucleus sampling."""
+    max_new_tokens: int = Field(default=0, ge=0)
+    """Longest answer; 0 takes `evaluation.max_new_tokens`."""
+
+    @model_validator(mode="after")
+    def _sound(self) -> BenchmarkConfig:
+        where = f"benchmark {self.label!r}"
+        if self.task == "file" and not self.source:
+            raise ValueError(f"{where} has task: file and no source; give the file's path")
+        if self.shots and self.source and not self.shots_source:
+            raise ValueError(
+                f"{where} shows {self.shots} worked examples before each problem of its own "
+                "source; say in shots_source where they come from"
+            )
+        if self.shots_source and not self.shots:
+            raise ValueError(f"{where} has a shots_source and shots: 0; set shots, or leave it out")
+        if self.task == "humaneval" and self.shots:
+            raise ValueError(f"{where} completes a function's head; it takes no shots")
+        if self.shots and self.prompt == "as_sft":
+            raise ValueError(
+                f"{where} asks as_sft, and training showed no worked examples; use shots: 0, or "
+                "prompt: plain or chat"
+            )
+        if self.task == "mmlu" and self.prompt != "plain":
+            raise ValueError(
+                f"{where} compares how likely the letters are after the plain prompt; use prompt: "
+                "plain"
+            )
+        if self.task == "mmlu" and self.max_new_tokens:
+            raise ValueError(f"{where} writes nothing; leave max_new_tokens out")
+        if self.task == "humaneval" and self.prompt == "as_sft":
+            raise ValueError(f"{where} completes a function's head; use prompt: plain or chat")
+        return self
+
+    @model_validator(mode="after")
+    def _subjects(self) -> BenchmarkConfig:
+        if self.subjects and self.task != "mmlu":
+            raise ValueError(
+                f"benchmark {self.label!r} has subjects, which only task: mmlu has; leave them out"
+            )
+        unknown = sorted(set(self.subjects) - set(MMLU_SUBJECTS))
+        if unknown:
+            near = get_close_matches(unknown[0], MMLU_SUBJECTS, n=1)
+            meant = f"; did you mean {near[0]}?" if near else ""
+            raise ValueError(f"MMLU has no subject {unknown[0]!r}{meant}")
+        if len(set(self.subjects)) < len(self.subjects):
+            raise ValueError(f"benchmark {self.label!r} names a subject twice; name each once")
+        return self
+
+    @model_validator(mode="after")
+    def _samples(self) -> BenchmarkConfig:
+        where, fields = f"benchmark {self.label!r}", type(self).model_fields
+        if self.samples > 1 and self.task not in ("humaneval", "file"):
+            raise ValueError(
+                f"{where} has samples: {self.samples}, for pass@k of programs; task {self.task} "
+                "takes 1, greedy"
+            )
+        drawn = (self.temperature, self.top_p)
+        if self.samples == 1 and drawn != (fields["temperature"].default, fields["top_p"].default):
+            raise ValueError(
+                f"{where} sets temperature or top_p, and samples: 1 is greedy; leave them out, or "
+                "set samples"
+            )
+        if sorted(set(self.k)) != self.k or self.k[-1] > self.samples:
+            raise ValueError(
+                f"{where} asks for pass@k of k {self.k} from {self.samples} samples a problem; "
+                "give rising numbers, none above samples"
+            )
+        return self
+
+    @property
+    def label(self) -> str:
+        """What people call it."""
+        return self.name or self.task
+
+
 class EvaluationConfig(Section):
-    """Greedy generation on the test problems."""
+    """Greedy generation on the test problems, and benchmarks."""
 
     max_new_tokens: int = Field(default=256, ge=1)
     """Longest answer."""
@@ -459,6 +594,27 @@ class EvaluationConfig(Section):
     """Prompt and answer tokens that are generated side by side at most."""
     base: bool = True
     """Also evaluate the base model before any training."""
+    benchmarks: list[BenchmarkConfig] = Field(default_factory=list)
+    """Further test sets; the recipe's own is always measured."""
+
+    @field_validator("benchmarks")
+    @classmethod
+    def _names(cls, value: list[BenchmarkConfig]) -> list[BenchmarkConfig]:
+        names = [benchmark.label for benchmark in value]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"benchmarks {twice} stand twice; give each a name of its own")
+        return value
+
+    @model_validator(mode="after")
+    def _somebody_is_asked(self) -> EvaluationConfig:
+        idle = [b.label for b in self.benchmarks if b.models == "base" and not self.base]
+        if idle:
+            raise ValueError(
+                f"benchmark {idle[0]!r} has models: base, and evaluation.base is false; set it, or "
+                "leave the benchmark out"
+            )
+        return self
 
 
 class RuntimeConfig(Section):

@@ -57,7 +57,7 @@ def run(spec: Spec, out: Path) -> None:
             source = Source.from_json(spec.config[split])
             gathered[split], left_out = read_source(source, spec.inputs.get(split), data=data)
             empty += left_out
-            _require_unchanged(spec, split)
+            require_unchanged(spec, split)
     chosen = choose(gathered["train"], gathered.get("test"), data=data)
 
     template = spec.config["model"]["chat_template"]
@@ -89,7 +89,7 @@ def run(spec: Spec, out: Path) -> None:
     (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
 
 
-def _require_unchanged(spec: Spec, split: str) -> None:
+def require_unchanged(spec: Spec, split: str) -> None:
     """The action key names the file by its content: another content must not be stored under it.
 
     Raises:

@@ -44,11 +44,9 @@ def sft_prompt_ids(tokenizer: Tokenizer, question: str, *, how: str) -> list[int
     itself), and EOS. chat: one user turn in the chat template, open for the assistant's.
     """
     if how == "question_eos":
-        eos = eos_id(tokenizer)
-        ids = list(tokenizer(question, split_special_tokens=True)["input_ids"])
-        return [*(ids[:-1] if ids and ids[-1] == eos else ids), eos]
+        return [*plain_ids(tokenizer, question), eos_id(tokenizer)]
     if how == "chat":
-        return _chat_ids(tokenizer, [{"role": "user", "content": question}])
+        return chat_ids(tokenizer, [{"role": "user", "content": question}])
     raise ValueError(f"no SFT prompt {how!r}; known: question_eos, chat")
 
 
@@ -67,10 +65,10 @@ def grpo_prompt_ids(
         raise ValueError(f"no GRPO prompt {how!r}; known: tags, as_sft")
     user = {"role": "user", "content": question}
     if not system_prompt:
-        return _chat_ids(tokenizer, [user])
+        return chat_ids(tokenizer, [user])
     if _takes_system_turn(tokenizer):
-        return _chat_ids(tokenizer, [{"role": "system", "content": system_prompt}, user])
-    return _chat_ids(tokenizer, [{"role": "user", "content": f"{system_prompt}\n\n{question}"}])
+        return chat_ids(tokenizer, [{"role": "system", "content": system_prompt}, user])
+    return chat_ids(tokenizer, [{"role": "user", "content": f"{system_prompt}\n\n{question}"}])
 
 
 def answer_ids(tokenizer: Tokenizer, answer: str) -> list[int]:
@@ -84,7 +82,18 @@ def text_ids(tokenizer: Tokenizer, text: str) -> list[int]:
     return list(encoded["input_ids"])
 
 
-def _chat_ids(tokenizer: Tokenizer, turns: list[dict[str, str]]) -> list[int]:
+def plain_ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    """A text to go on from, as the tokenizer takes one: with a BOS where it adds one, no EOS."""
+    ids = list(tokenizer(text, split_special_tokens=True)["input_ids"])
+    return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
+
+
+def chat_ids(tokenizer: Tokenizer, turns: list[dict[str, str]]) -> list[int]:
+    """Turns in the chat template, open for the assistant's.
+
+    Raises:
+        DataError: there is no template, or it can't write them.
+    """
     if not tokenizer.chat_template:
         raise DataError(
             f"the tokenizer of {tokenizer.name_or_path} has no chat template; set "
@@ -106,7 +115,7 @@ def _chat_ids(tokenizer: Tokenizer, turns: list[dict[str, str]]) -> list[int]:
 def _takes_system_turn(tokenizer: Tokenizer) -> bool:
     turns = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
     try:
-        _chat_ids(tokenizer, turns)
+        chat_ids(tokenizer, turns)
     except DataError as error:
         if error.__cause__ is None:
             raise

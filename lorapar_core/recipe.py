@@ -55,11 +55,26 @@ def _anchored(fields: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             k: _data_path(v, folder) for k, v in data.items() if k in ("source", "test_source")
         }
         anchored["data"] = {**data, **found}
+    if isinstance(evaluation := fields.get("evaluation"), Mapping):
+        anchored["evaluation"] = _anchored_evaluation(evaluation, folder)
     if isinstance(model := fields.get("model"), Mapping) and "base" in model:
         anchored["model"] = {**model, "base": _model_path(model["base"], folder)}
     if isinstance(teachers := fields.get("teachers"), list):
         anchored["teachers"] = [_anchored_teacher(teacher, folder) for teacher in teachers]
     return anchored
+
+
+def _anchored_evaluation(evaluation: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    benchmarks = evaluation.get("benchmarks")
+    if not isinstance(benchmarks, list):
+        return dict(evaluation)
+    anchored = [
+        {k: _data_path(v, folder) if k in ("source", "shots_source") else v for k, v in b.items()}
+        if isinstance(b, Mapping)
+        else b
+        for b in benchmarks
+    ]
+    return {**evaluation, "benchmarks": anchored}
 
 
 def _anchored_teacher(teacher: Any, folder: Path) -> Any:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lorapar_core.report_accuracy import accuracy_blocks, named
+from lorapar_core.report_benchmarks import benchmark_blocks
 from lorapar_core.report_block import Block, Html, percent
 from lorapar_core.report_labels import label_blocks
 from lorapar_core.report_page import as_html, as_markdown
@@ -33,6 +34,7 @@ def run(spec: Spec, out: Path) -> None:
     agreement = _read(spec, "agreement")
     blocks = [
         *accuracy_blocks(recipe, spec.config["model"], evaluations),
+        *benchmark_blocks(spec),
         *(region_blocks(recipe, regions, _read(spec, "profile")) if regions else []),
         *reward_blocks(recipe),
         *_training(spec),

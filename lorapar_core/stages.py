@@ -40,6 +40,7 @@ STAGES: dict[str, Stage] = {
     "partition": Stage(1, "lorapar_core.partition"),
     "sft": Stage(4, "lorapar_core.sft"),
     "grpo": Stage(5, "lorapar_core.grpo"),
+    "benchmark": Stage(1, "lorapar_core.benchmark"),
     "evaluate": Stage(1, "lorapar_core.evaluate"),
     "report": Stage(3, "lorapar_core.report"),
 }

@@ -26,7 +26,7 @@ def evaluate(
         "evaluate",
         f"evaluate[{after}]",
         config={
-            "evaluation": recipe.evaluation.model_dump(mode="json", exclude={"base"}),
+            "evaluation": recipe.evaluation.model_dump(mode="json", exclude={"base", "benchmarks"}),
             "model": settings(recipe.model),
             "format": kind,
             "answer_format": answer_format(recipe, kind),

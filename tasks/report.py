@@ -24,6 +24,9 @@ def _identity(recipe: Recipe, model: str) -> dict[str, Any]:
     told["model"]["base"] = model
     for name in ("source", "test_source"):
         told["data"][name] = _last_part(told["data"][name], of_file=is_file(told["data"][name]))
+    for benchmark in told["evaluation"]["benchmarks"]:
+        for name in ("source", "shots_source"):
+            benchmark[name] = _last_part(benchmark[name], of_file=is_file(benchmark[name]))
     for teacher, fields in zip(recipe.teachers, told["teachers"], strict=True):
         for site in SITE - {"api_base"}:
             del fields[site]

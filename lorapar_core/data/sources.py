@@ -122,14 +122,23 @@ def locate(
         return source, None
     if source.kind == "hub":
         wanted = data.revision if text == data.source else ""
-        if not re.fullmatch("[0-9a-f]{40}", wanted):  # a branch moves
-            branch = wanted or "main"
-            wanted = _commit(source.name, branch, download_dir=download_dir, online=online)
-        source = replace(source, revision=wanted)
+        source = at_commit(source, wanted, download_dir=download_dir, online=online)
     if text in _NAMED:  # its shape is known; the recipe's is for the user's own data
         return source, path
     columns = {str(ours): theirs for ours, theirs in data.columns.items()}
     return replace(source, shape=data.shape, columns=columns), path
+
+
+def at_commit(source: Source, revision: str, *, download_dir: Path, online: bool) -> Source:
+    """A hub set at the commit that `revision` (empty: the main branch) names.
+
+    Raises:
+        DataError: as `locate`.
+    """
+    if not re.fullmatch("[0-9a-f]{40}", revision):  # a branch moves
+        branch = revision or "main"
+        revision = _commit(source.name, branch, download_dir=download_dir, online=online)
+    return replace(source, revision=revision)
 
 
 def hub_rows(source: Source) -> Rows:

@@ -10,14 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import torch
+from typing import TYPE_CHECKING
 
 from lorapar_core import events
 from lorapar_core.batches import batches
 from lorapar_core.errors import VoteError
 from lorapar_core.loading import load_base, load_tokenizer
+from lorapar_core.shared_prefix import common_prefix, logprobs_at, prefix_cache
 from lorapar_core.teachers.ballot import CONTENT_FREE_ID, Ballot, Question
 from lorapar_core.teachers.ledger import Ledger
 from lorapar_core.teachers.prompts import LABELS, REPLY_START, WITHOUT_TEMPLATE
@@ -128,67 +127,13 @@ def label_logprobs(
     model: PreTrainedModel, contexts: Sequence[Context], *, device: str
 ) -> Iterator[dict[int, tuple[float, float]]]:
     """Log-probabilities (nats) of both labels, batch by batch: position -> its two."""
-    prefix = _common_prefix([ids for ids, _, _ in contexts])
-    cache = _prefix_cache(model, prefix, device)
+    prefix = common_prefix([ids for ids, _, _ in contexts])
+    cache = prefix_cache(model, prefix, device)
     for batch in batches([len(ids) - len(prefix) for ids, _, _ in contexts], BATCH_TOKENS):
         rows = [contexts[i][0][len(prefix) :] for i in batch]
-        logprobs = _last_logprobs(model, rows, cache, len(prefix), device)
+        ends = [[len(row) - 1] for row in rows]
+        logprobs = logprobs_at(model, rows, ends, cache, len(prefix), device)
         yield {
-            i: (float(row[contexts[i][1]]), float(row[contexts[i][2]]))
+            i: (float(row[0, contexts[i][1]]), float(row[0, contexts[i][2]]))
             for i, row in zip(batch, logprobs, strict=True)
         }
-
-
-def _common_prefix(rows: Sequence[list[int]]) -> list[int]:
-    """The longest prefix of all rows that leaves each at least one token."""
-    shortest, longest = min(rows), max(rows)  # lexicographic neighbours decide for all
-    same = 0
-    limit = min(len(row) for row in rows) - 1
-    while same < limit and shortest[same] == longest[same]:
-        same += 1
-    return shortest[:same]
-
-
-@torch.inference_mode()
-def _prefix_cache(model: PreTrainedModel, prefix: list[int], device: str) -> list[Any]:
-    """Key and value of each layer over the common prefix, each (1, kv heads, prefix, head dim)."""
-    if not prefix:
-        return []
-    ids = torch.tensor([prefix], device=device)
-    cache = model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
-    return [(layer.keys, layer.values) for layer in cache.layers]
-
-
-@torch.inference_mode()
-def _last_logprobs(
-    model: PreTrainedModel,
-    rows: Sequence[list[int]],
-    cache: list[Any],
-    prefix: int,
-    device: str,
-) -> torch.Tensor:
-    """Log-probabilities (rows, vocabulary) of the token after each row."""
-    from transformers import DynamicCache
-
-    count, width = len(rows), max(len(row) for row in rows)
-    ids = torch.zeros(count, width, dtype=torch.long)
-    mask = torch.zeros(count, prefix + width, dtype=torch.long)
-    mask[:, :prefix] = 1
-    for r, row in enumerate(rows):  # padded on the right: the rows' positions are plain
-        ids[r, : len(row)] = torch.tensor(row)
-        mask[r, prefix : prefix + len(row)] = 1
-    past = DynamicCache()
-    for layer, (keys, values) in enumerate(cache):
-        past.update(keys.repeat(count, 1, 1, 1), values.repeat(count, 1, 1, 1), layer)
-    last = torch.tensor([len(row) - 1 for row in rows])
-    keep = torch.unique(last)  # the head only where some row ends
-    logits = model(
-        input_ids=ids.to(device),
-        attention_mask=mask.to(device),
-        past_key_values=past,
-        use_cache=True,
-        logits_to_keep=keep.to(device),
-    ).logits
-    ends = logits[torch.arange(count), torch.searchsorted(keep, last).to(logits.device)]
-    logprobs: torch.Tensor = ends.float().log_softmax(-1).cpu()
-    return logprobs

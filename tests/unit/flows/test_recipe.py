@@ -121,7 +121,12 @@ CONTRARY: dict[str, Any] = {
         "activation_checkpointing": True,
         "seed": 22,
     },
-    "evaluation": {"max_new_tokens": 23, "batch_tokens": 24, "base": False},
+    "evaluation": {
+        "max_new_tokens": 23,
+        "batch_tokens": 24,
+        "base": False,
+        "benchmarks": [{"task": "svamp", "examples": 25, "prompt": "chat"}],
+    },
     "runtime": {
         "device": "cpu",
         "threads": 1,
