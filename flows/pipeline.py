@@ -82,9 +82,7 @@ def pipeline(recipe: Recipe, runner: Runner) -> Result:
         require_examples(recipe, agreement["counts"])
     base = initial["base"] if recipe.lora.init != "gaussian" else model.base
     profiled, masks = _partition(run, recipe, base, initial, prepared, labels)
-    return _train(
-        run, recipe, model, base, initial, prepared, labels, profiled, masks, benchmarks
-    )
+    return _train(run, recipe, model, base, initial, prepared, labels, profiled, masks, benchmarks)
 
 
 def _fetch_models(recipe: Recipe) -> None:
