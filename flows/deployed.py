@@ -40,8 +40,10 @@ from lorapar_core.config import (
     GrpoConfig,
     ImportanceConfig,
     LoraConfig,
+    Method,
     ModelConfig,
     PartitionConfig,
+    PeftConfig,
     Recipe,
     RuntimeConfig,
     SftConfig,
@@ -66,6 +68,7 @@ DataFields = sparse(DataConfig)
 VotingFields = sparse(VotingConfig)
 ModelFields = sparse(ModelConfig)
 LoraFields = sparse(LoraConfig)
+PeftFields = sparse(PeftConfig)
 ImportanceFields = sparse(ImportanceConfig)
 PartitionFields = sparse(PartitionConfig)
 SftFields = sparse(SftConfig)
@@ -210,7 +213,7 @@ def _artifact_key(name: str, kind: str) -> str:
 
 
 def _run_name() -> str:
-    """Model and theta, read before the flow starts; a wrong recipe gets its plain name."""
+    """Model, and theta or the method, before the flow starts; a wrong recipe gets a plain name."""
     parameters = dict(runtime.flow_run.parameters or {})
     try:
         recipe = _recipe(parameters)
@@ -218,7 +221,8 @@ def _run_name() -> str:
         get_logger("lorapar").debug("no run name: %s", error)
         return f"lorapar-{parameters.get('recipe', 'recipe')}"
     model = recipe.model.base.rstrip("/").rpartition("/")[2].removeprefix("gguf:")
-    return f"{recipe.name}-{model}-theta{recipe.partition.theta:g}"
+    theta = f"theta{recipe.partition.theta:g}"
+    return f"{recipe.name}-{model}-{theta if recipe.method == 'lora-par' else recipe.method}"
 
 
 def _recipe(parameters: dict[str, Any]) -> Recipe:
@@ -234,11 +238,13 @@ def _recipe(parameters: dict[str, Any]) -> Recipe:
 )
 def lorapar(
     recipe: str = "demo",
+    method: Method | None = None,
     data: DataFields | None = None,  # type: ignore[valid-type]
     teachers: list[TeacherConfig] | None = None,
     voting: VotingFields | None = None,  # type: ignore[valid-type]
     model: ModelFields | None = None,  # type: ignore[valid-type]
     lora: LoraFields | None = None,  # type: ignore[valid-type]
+    peft: PeftFields | None = None,  # type: ignore[valid-type]
     importance: ImportanceFields | None = None,  # type: ignore[valid-type]
     partition: PartitionFields | None = None,  # type: ignore[valid-type]
     stages: list[StageConfig] | None = None,
@@ -252,11 +258,13 @@ def lorapar(
     Args:
         recipe: a shipped recipe's name, or a .yaml file on the worker. Every other parameter is
             sparse: what you leave out has the recipe's value.
+        method: LoRA-PAR, or a baseline with the same data and steps.
         data: what is learned from, and what is tested on.
         teachers: who votes; replaces the recipe's list whole.
         voting: how votes become labels.
         model: the model that is fine-tuned.
         lora: the adapter.
+        peft: a baseline's adapter that isn't LoRA.
         importance: what the elements are scored on.
         partition: theta, alpha and beta.
         stages: training stages in order; replaces the recipe's list whole.

@@ -26,6 +26,7 @@ from lorapar_core.config import DataConfig, Recipe, StageConfig, TeacherConfig
 from lorapar_core.data import sources
 from lorapar_core.data.arithmetic import DEFAULT_COUNT
 from lorapar_core.data.choice import Entry, choose, read_source, require_readable
+from lorapar_core.methods import expanded
 from lorapar_core.rewards.check import require_rewardable
 from tasks.action import UNKNOWN, Input, Outcome
 from tasks.evaluate import evaluate
@@ -59,6 +60,7 @@ def pipeline(recipe: Recipe, runner: Runner) -> Result:
         LoraparError: as the stages and `check` say; `TooFewExamples` before any vote if there can't
             be, and after the tally if there aren't, as many of each system as the importance needs.
     """
+    recipe = expanded(recipe)
     check(recipe, runs=runner.downloads)
     if runner.downloads:
         require_keys(recipe, environment=os.environ, store=runner.store)
@@ -69,14 +71,21 @@ def pipeline(recipe: Recipe, runner: Runner) -> Result:
     prepared = run.one(prepare(recipe, tokenizer=model.tokenizer, train=train, test=test))
     summary = run.read(prepared["summary.json"])
     train_count = summary["train"] if summary else expected_count(recipe, train, test)
-    if summary or is_counted(recipe, train):
+    if recipe.needs_masks and (summary or is_counted(recipe, train)):
         require_enough(recipe, train_count)
-    labels, initial = _label(run, recipe, model, prepared, train_count)
-    agreement = run.read(labels["agreement.json"])
-    if agreement:
-        require_examples(recipe, agreement["counts"])
-    base = initial["base"] if recipe.lora.init != "gaussian" else model.base
-    masks = _partition(run, recipe, base, initial, prepared, labels)
+    labels: Outcome | None = None
+    masks: Outcome | None = None
+    if recipe.needs_labels:
+        labels, initial = _label(run, recipe, model, prepared, train_count)
+    else:
+        initial = run.one(initialize(recipe, model=model))
+    residual = recipe.lora.residual and recipe.peft.kind == "lora"
+    base = initial["base"] if residual else model.base
+    if labels and recipe.needs_masks:
+        agreement = run.read(labels["agreement.json"])
+        if agreement:
+            require_examples(recipe, agreement["counts"])
+        masks = _partition(run, recipe, base, initial, prepared, labels)
     return _train(run, recipe, model, base, initial, prepared, labels, masks)
 
 
@@ -245,15 +254,15 @@ def _train(
     base: Input,
     initial: Outcome,
     prepared: Outcome,
-    labels: Outcome,
-    masks: Outcome,
+    labels: Outcome | None,
+    masks: Outcome | None,
 ) -> Result:
     evaluations: dict[str, Outcome] = {}
-    roles: dict[str, Input] = {
-        "summary": prepared["summary.json"],
-        "agreement": labels["agreement.json"],
-        "regions": masks["regions.json"],
-    }
+    roles: dict[str, Input] = {"summary": prepared["summary.json"]}
+    if labels:
+        roles["agreement"] = labels["agreement.json"]
+    if masks:
+        roles["regions"] = masks["regions.json"]
 
     def test(after: str, kind: str, weights: Input, adapter: Input | None) -> None:
         evaluations[after] = run.one(
@@ -281,8 +290,8 @@ def _train(
                 base=base,
                 adapter=adapter,
                 initial=initial["adapter"],
-                masks=masks["masks.safetensors"],
-                labels=labels["labels.parquet"],
+                masks=masks["masks.safetensors"] if masks else None,
+                labels=labels["labels.parquet"] if labels else None,
                 tokens=prepared["tokens.parquet"],
                 examples=prepared["examples.parquet"],
             )

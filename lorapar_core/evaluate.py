@@ -130,6 +130,8 @@ def _generate_batch(
     import torch
     from transformers import GenerationConfig
 
+    from lorapar_core.virtual_tokens import completions
+
     width = max(len(prompt) for prompt in prompts)
     pad = tokenizer.pad_token_id
     ids = torch.full((len(prompts), width), pad, dtype=torch.long)
@@ -141,10 +143,8 @@ def _generate_batch(
         max_new_tokens=config.max_new_tokens, do_sample=False, pad_token_id=pad, eos_token_id=ends
     )
     with torch.inference_mode():
-        output = model.generate(
-            input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=greedy
-        )
-    return [_until_end(row, ends) for row in output[:, width:].tolist()]
+        output = completions(model, ids.to(device), mask.to(device), greedy)
+    return [_until_end(row, ends) for row in output.tolist()]
 
 
 def _until_end(tokens: list[int], ends: Sequence[int]) -> list[int]:

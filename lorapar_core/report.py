@@ -4,7 +4,8 @@ It holds no time and no path: the same run gives the same page. What third parti
 replies, data) is escaped.
 
 config: recipe, model. Inputs: summary, agreement, regions, evaluation/NAME, training/NAME (JSON
-and JSON lines) and adapter. Writes `report.html` and `report.md`.
+and JSON lines) and adapter; agreement and regions where there are labels and masks. Writes
+`report.html` and `report.md`.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ def run(spec: Spec, out: Path) -> None:
         *_digests(spec),
         *_recipe(spec),
     ]
-    title = f"LoRA-PAR: {spec.config['recipe']['name']} on {spec.config['model']}"
+    recipe = spec.config["recipe"]
+    method = recipe.get("method", "LoRA-PAR")
+    title = f"{method}: {recipe['name']} on {spec.config['model']}"
     (out / "report.md").write_text(as_markdown(title, blocks))
     (out / "report.html").write_text(as_html(title, blocks))
 
@@ -81,6 +84,8 @@ def _proportion(figures: Mapping[str, Any]) -> str:
 
 
 def _labels(spec: Spec) -> list[Block]:
+    if "agreement" not in spec.inputs:
+        return []
     agreement, data = _read(spec, "agreement"), _read(spec, "summary")
     counts, voting = agreement["counts"], spec.config["recipe"]["voting"]
     of_sample = " of a random tenth" if agreement["curtailed"] else ""
@@ -144,6 +149,8 @@ def _local_warning(local: Sequence[Mapping[str, Any]], count: int) -> str:
 
 
 def _regions(spec: Spec) -> list[Block]:
+    if "regions" not in spec.inputs:
+        return []
     regions = _read(spec, "regions")
     counts, partition = regions["counts"], spec.config["recipe"]["partition"]
     total = counts["elements"]
