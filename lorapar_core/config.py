@@ -285,9 +285,9 @@ class PeftConfig(Section):
     """Of the three that put some before the text, or before its keys and values."""
     encoder_hidden_size: int = Field(default=128, ge=1)
     """P-tuning: width of the MLP that makes the virtual tokens."""
-    learning_rate: float | None = Field(default=None, gt=0)
-    """In place of `sft.learning_rate`, which is LoRA's; null takes what is usual for the kind
-    (`lorapar_core/methods.py`)."""
+    learning_rate: float = Field(default=0.0, ge=0)
+    """A method's, in place of `sft.learning_rate`, which is LoRA's; 0 takes what is usual for the
+    kind (`lorapar_core/methods.py`)."""
 
 
 class ImportanceConfig(Section):
