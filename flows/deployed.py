@@ -29,8 +29,8 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from artifacts import Store
 from flows.headline import headline, parts
 from flows.healing import healing
+from flows.paper import recipe_of
 from flows.pipeline import pipeline
-from flows.places import RECIPES
 from flows.requirements import check
 from flows.sparse import given, sparse
 from flows.summary import accuracy_table, stage_table, summarize
@@ -52,7 +52,6 @@ from lorapar_core.config import (
     VotingConfig,
 )
 from lorapar_core.errors import LoraparError, StageFailed
-from lorapar_core.recipe import load_recipe
 from lorapar_core.stages import STAGES
 from tasks.action import Action, Outcome
 from tasks.children import Children
@@ -227,7 +226,7 @@ def _run_name() -> str:
 
 def _recipe(parameters: dict[str, Any]) -> Recipe:
     sections = {name: value for name, value in parameters.items() if name != "recipe"}
-    return load_recipe(parameters["recipe"], recipes=RECIPES, overrides=given(sections))
+    return recipe_of(parameters["recipe"], given(sections))
 
 
 @flow(
@@ -256,8 +255,9 @@ def lorapar(
     """Fine-tune with LoRA-PAR: vote, score, partition, SFT, GRPO, evaluate, report.
 
     Args:
-        recipe: a shipped recipe's name, or a .yaml file on the worker. Every other parameter is
-            sparse: what you leave out has the recipe's value.
+        recipe: a shipped recipe's name, a .yaml file on the worker, or a cell of the paper's
+            tables (`table4/gsm8k/pissa`). Every other parameter is sparse: what you leave out has
+            the recipe's value.
         method: LoRA-PAR, or a baseline with the same data and steps.
         data: what is learned from, and what is tested on.
         teachers: who votes; replaces the recipe's list whole.
@@ -274,7 +274,7 @@ def lorapar(
         runtime: where and how it runs; changes no result.
     """
     sections = {name: value for name, value in locals().items() if name != "recipe"}
-    merged = load_recipe(recipe, recipes=RECIPES, overrides=given(sections))
+    merged = recipe_of(recipe, given(sections))
     check(merged)
     store = Store.open()
     started = time.monotonic()

@@ -683,7 +683,7 @@ class Recipe(Section):
     @property
     def needs_masks(self) -> bool:
         """Whether elements are scored and chosen: not where every stage trains all of them."""
-        return not self.stages or any(stage.system != "full" for stage in self.stages)
+        return any(stage.system != "full" for stage in self.stages)
 
     @property
     def needs_labels(self) -> bool:

@@ -158,7 +158,7 @@ def test_a_stage_of_every_element_names_its_examples() -> None:
 @pytest.mark.parametrize(
     ("given", "masks", "labels"),
     [
-        ([], True, True),
+        ([], False, False),
         (FULL, False, False),
         ([{"kind": "sft", "system": "full", "data": 2}], False, True),
         ([*FULL, {"kind": "sft", "system": "all", "data": "all"}], True, True),

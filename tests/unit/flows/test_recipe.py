@@ -859,7 +859,7 @@ def test_a_file_of_other_bytes_gets_one_line(tmp_path: Path) -> None:
     ("name", "message"),
     [
         ("dem", "did you mean demo"),
-        ("nothing-like-it", "there are demo, gsm8k-llama2-7b"),
+        ("nothing-like-it", "there are codealpaca-llama2-7b, demo, dolly"),
         ("absent.yaml", "absent.yaml doesn't exist"),
     ],
 )
