@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM
 from lorapar_core import resume
 from lorapar_core.config import PeftConfig, SftConfig
 from lorapar_core.errors import ModelError, Stopped
+from lorapar_core.examples import token_rows
 from lorapar_core.loading import adapter_parameters, attach_adapter, load_base
 from lorapar_core.memory import other_elements
 from lorapar_core.model_shape import read_shape
@@ -107,6 +108,29 @@ def test_one_is_made_trained_and_evaluated(
         tmp_path / "tested",
     )
     assert json.loads((tested / "metrics.json").read_text())["n"] == 6
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_first_loss_is_of_the_answers_behind_the_virtual_tokens(
+    inputs: dict[str, Path], tmp_path: Path, kind: str
+) -> None:
+    """Against PEFT's own forward pass of each row alone; the stage pads them to one batch."""
+    begun = initialize(tmp_path / "initial", inputs["base"], kind)
+    out = sft(tmp_path / "sft", inputs, begun, max_steps=1, batch_size=16, accumulation=1)
+    model = attach_adapter(load_base(inputs["base"], dtype="float32"), begun).eval()
+    rows = token_rows(inputs["tokens"], form="sft")
+    assert len(rows) == 16
+    total = count = 0.0
+    for prompt, answer in rows.values():
+        with torch.no_grad():
+            found = model(input_ids=torch.tensor([prompt + answer])).logits[0]
+        before = found[-len(answer) - 1 : -1]
+        total += float(
+            torch.nn.functional.cross_entropy(before, torch.tensor(answer), reduction="sum")
+        )
+        count += len(answer)
+    first = json.loads((out / "figures.jsonl").read_text().splitlines()[0])
+    assert first["loss"] == pytest.approx(total / count, rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -205,6 +229,25 @@ def test_a_stage_that_was_stopped_ends_with_the_same_bytes(
             STAGES["sft"].run(given, out)
     STAGES["sft"].run(given, out)
     assert steady_files(out) == steady_files(whole)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_is_trained_on_a_bfloat16_base(
+    inputs: dict[str, Path], tmp_path: Path, kind: str
+) -> None:
+    begun = initialize(tmp_path / "initial", inputs["base"], kind)
+    config, needed = sft_parts(inputs, begun, max_steps=2)
+    half = {**config, "model": {**MODEL, "dtype": "bfloat16"}}
+    out = run_stage("sft", half, needed, tmp_path / "half")
+    plain = sft(tmp_path / "plain", inputs, begun, max_steps=2)
+    for key, tensor in weights(out / "adapter").items():
+        assert tensor.dtype == np.float32
+        assert np.isfinite(tensor).all()
+        assert np.mean(tensor != weights(begun)[key]) > 0.5
+    first, other = (
+        json.loads((made / "figures.jsonl").read_text().splitlines()[0]) for made in (out, plain)
+    )
+    assert first["loss"] == pytest.approx(other["loss"], rel=0.01)
 
 
 @pytest.mark.parametrize("kind", ["prompt-tuning", "p-tuning", "ia3"])
