@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lorapar_core import other_adapters
 from lorapar_core.errors import ModelError
 from lorapar_core.prompts import with_chat_template
 from lorapar_core.quantization import nf4_arguments, require_quantization
@@ -84,6 +83,8 @@ def attach_adapter(
     nothing). `training` matters to other adapters than LoRA: see `other_adapters.attach`.
     """
     from peft import LoraConfig, get_peft_model
+
+    from lorapar_core import other_adapters  # which builds on this module
 
     fields = read_adapter_config(adapter)
     if other_adapters.is_other(fields):

@@ -19,6 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 from lorapar_core.config import PeftConfig
 from lorapar_core.errors import ModelError
+from lorapar_core.loading import (
+    ADAPTER_WEIGHTS,
+    adapter_parameters,
+    load_tensors,
+    read_adapter_config,
+    set_weights,
+    write_adapter_config,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +49,7 @@ _TOKENS = ("num_virtual_tokens", "token_dim", "num_layers", "num_attention_heads
 _FIELDS = {
     "PROMPT_TUNING": _TOKENS,
     "P_TUNING": (*_TOKENS, "encoder_hidden_size", "encoder_reparameterization_type"),
-    "PREFIX_TUNING": (*_TOKENS, "encoder_hidden_size", "prefix_projection"),
+    "PREFIX_TUNING": (*_TOKENS, "prefix_projection"),
     "IA3": ("target_modules", "feedforward_modules"),
 }
 """What makes each kind again; the rest of PEFT's fields have its defaults."""
@@ -60,20 +68,17 @@ def new(model: PreTrainedModel, section: PeftConfig, *, seed: int) -> PeftModel:
     """
     import torch
 
-    fields = dict(_begun(section))
     if section.kind == "ia3":
         _require_modules(model)
+    fields = {"peft_type": PEFT_TYPES[section.kind], **_begun(section)}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return _attached(model, {"peft_type": PEFT_TYPES[section.kind], **fields}, training=True)
+        return _attached(model, fields, training=True)
 
 
 def _begun(section: PeftConfig) -> dict[str, Any]:
     if section.kind == "ia3":
-        return {
-            "target_modules": [*IA3_MODULES],
-            "feedforward_modules": [*IA3_FEEDFORWARD],
-        }
+        return {"target_modules": [*IA3_MODULES], "feedforward_modules": [*IA3_FEEDFORWARD]}
     fields: dict[str, Any] = {"num_virtual_tokens": section.virtual_tokens}
     if section.kind == "p-tuning":
         fields["encoder_hidden_size"] = section.encoder_hidden_size
@@ -108,14 +113,6 @@ def attach(model: PreTrainedModel, adapter: Path, *, training: bool) -> PeftMode
     Raises:
         ModelError: its tensors don't fit the model.
     """
-    from lorapar_core.loading import (
-        ADAPTER_WEIGHTS,
-        adapter_parameters,
-        load_tensors,
-        read_adapter_config,
-        set_weights,
-    )
-
     fields = read_adapter_config(adapter)
     kept = _FIELDS[fields["peft_type"]]
     made = _attached(
@@ -138,8 +135,6 @@ def attach(model: PreTrainedModel, adapter: Path, *, training: bool) -> PeftMode
 def save(directory: Path, model: PeftModel, *, base: str) -> None:
     """Keep the model's adapter; `base` names its base by hub id@commit or digest."""
     from safetensors.torch import save as to_bytes
-
-    from lorapar_core.loading import ADAPTER_WEIGHTS, adapter_parameters, write_adapter_config
 
     config = model.active_peft_config
     kind = str(_plain(config.peft_type))
