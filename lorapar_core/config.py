@@ -705,5 +705,7 @@ class Recipe(Section):
 
     @property
     def asked(self) -> list[TeacherConfig]:
-        """All teachers that may be asked."""
+        """All teachers that may be asked: none where no example needs a label."""
+        if not self.needs_labels:
+            return []
         return [*self.panel, *([self.judge] if self.judge else [])]

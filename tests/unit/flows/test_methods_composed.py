@@ -14,9 +14,10 @@ from tiny_recipe import STAGES, tiny_recipe
 from artifacts import Store
 from flows.pipeline import pipeline
 from flows.plan import plan
-from flows.requirements import check
+from flows.requirements import check, missing_keys, models
 from lorapar_core.config import Recipe
 from lorapar_core.errors import ConfigError
+from lorapar_core.methods import expanded
 from lorapar_core.recipe import merge, parse_recipe
 from tasks.action import Action, External, Outcome
 
@@ -120,6 +121,23 @@ def test_a_baseline_on_all_examples_asks_nobody(
     assert (planned["votes"], planned["local_votes"], planned["purchases"]) == (0, 0, [])
     assert planned["memory_gib"] > 0
     assert [stage["name"] for stage in planned["stages"]] == list(expected)
+
+
+def test_teachers_that_nobody_asks_need_no_key_price_or_model(tiny_model: Path) -> None:
+    teachers = [
+        {"name": "far", "model": "openai/no-such-model-of-ours", "api_key_env": "A_KEY_OF_OURS"},
+        {"name": "near", "provider": "local", "model": str(tiny_model / "absent")},
+    ]
+    fields = {"method": "lora", "teachers": teachers, "runtime": {"budget_usd": 1}}
+    on_all = [{"kind": "sft", "system": "all", "data": "all"}]
+    alone = expanded(recipe(tiny_model, **fields, stages=on_all))
+    check(alone)
+    assert missing_keys(alone, environment={}) == {}
+    assert models(alone) == [(str(tiny_model), "")]
+    asking = expanded(recipe(tiny_model, **fields))
+    assert missing_keys(asking, environment={}) == {"far": "A_KEY_OF_OURS"}
+    with pytest.raises(ConfigError, match="the price of teacher 'far'"):
+        check(asking)
 
 
 def test_too_few_examples_for_the_importance_are_enough_where_nothing_is_scored(
