@@ -127,6 +127,7 @@ def _recipe(options: argparse.Namespace) -> Recipe:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from flows.command import run_command
     from flows.healing import healing
     from flows.local import LocalRunner, say_on_stderr
     from flows.pipeline import pipeline
@@ -134,11 +135,14 @@ def _run(options: argparse.Namespace) -> int:
     from flows.summary import accuracy_table, stage_table, summarize
 
     recipe = _recipe(options)
+    command = run_command(options.recipe, parse_assignments(options.set))
     check(recipe)
     store = Store.open(options.store)
     started = time.monotonic()
     with _ending_in_order(), LocalRunner(recipe, store=store, say=say_on_stderr) as runner:
-        summary = healing(lambda: summarize(pipeline(recipe, runner), recipe=recipe, store=store))
+        summary = healing(
+            lambda: summarize(pipeline(recipe, runner), recipe=recipe, store=store, command=command)
+        )
     summary["seconds"] = round(time.monotonic() - started, 1)
     store.write_run(f"{recipe.name[:40]}-{int(time.time())}-{os.urandom(2).hex()}", summary)
     if options.json:

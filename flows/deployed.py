@@ -27,6 +27,7 @@ from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from artifacts import Store
+from flows.command import run_command
 from flows.headline import headline, parts
 from flows.healing import healing
 from flows.paper import recipe_of
@@ -274,13 +275,16 @@ def lorapar(
         runtime: where and how it runs; changes no result.
     """
     sections = {name: value for name, value in locals().items() if name != "recipe"}
+    command = run_command(recipe, given(sections))
     merged = recipe_of(recipe, given(sections))
     check(merged)
     store = Store.open()
     started = time.monotonic()
     with Children(merged.runtime, merged.teachers) as children:
         runner = PrefectRunner(merged, store=store, children=children)
-        summary = healing(lambda: summarize(pipeline(merged, runner), recipe=merged, store=store))
+        summary = healing(
+            lambda: summarize(pipeline(merged, runner), recipe=merged, store=store, command=command)
+        )
     summary["seconds"] = round(time.monotonic() - started, 1)
     return _publish(summary, merged, store)
 

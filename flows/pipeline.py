@@ -34,6 +34,7 @@ from tasks.initialize import initialize
 from tasks.model import Model, dequantize, model_of
 from tasks.partition import partition
 from tasks.prepare import Located, prepare
+from tasks.profile import profile
 from tasks.report import report
 from tasks.score import moments, score, shard_bounds
 from tasks.tally import tally
@@ -74,7 +75,7 @@ def pipeline(recipe: Recipe, runner: Runner) -> Result:
     if recipe.needs_masks and (summary or is_counted(recipe, train)):
         require_enough(recipe, train_count)
     labels: Outcome | None = None
-    masks: Outcome | None = None
+    scored: tuple[Outcome, Outcome] | None = None
     if recipe.needs_labels:
         labels, initial = _label(run, recipe, model, prepared, train_count)
     else:
@@ -85,8 +86,8 @@ def pipeline(recipe: Recipe, runner: Runner) -> Result:
         agreement = run.read(labels["agreement.json"])
         if agreement:
             require_examples(recipe, agreement["counts"])
-        masks = _partition(run, recipe, base, initial, prepared, labels)
-    return _train(run, recipe, model, base, initial, prepared, labels, masks)
+        scored = _partition(run, recipe, base, initial, prepared, labels)
+    return _train(run, recipe, model, base, initial, prepared, labels, scored)
 
 
 def _fetch_models(recipe: Recipe) -> None:
@@ -216,8 +217,8 @@ def _voter(run: Run, recipe: Recipe, teacher: TeacherConfig, model: Model) -> Mo
 
 def _partition(
     run: Run, recipe: Recipe, base: Input, initial: Outcome, prepared: Outcome, labels: Outcome
-) -> Outcome:
-    """Both systems are scored side by side, shard by shard."""
+) -> tuple[Outcome, Outcome]:
+    """The profile and the masks. Both systems are scored side by side, shard by shard."""
     bounds = shard_bounds(recipe.importance.examples, recipe.importance.shard_size)
     actions = [
         moments(
@@ -235,7 +236,9 @@ def _partition(
     shards = run(*actions)
     split = {1: shards[: len(bounds)], 2: shards[len(bounds) :]}
     scores = run(*(score(system=s, adapter=initial["adapter"], shards=split[s]) for s in (1, 2)))
-    return run.one(partition(recipe, scores={1: scores[0], 2: scores[1]}))
+    both = {1: scores[0], 2: scores[1]}
+    profiled, masks = run(profile(scores=both), partition(recipe, scores=both))
+    return profiled, masks
 
 
 def stage_names(stages: list[StageConfig]) -> list[str]:
@@ -255,13 +258,16 @@ def _train(
     initial: Outcome,
     prepared: Outcome,
     labels: Outcome | None,
-    masks: Outcome | None,
+    scored: tuple[Outcome, Outcome] | None,
 ) -> Result:
+    """`scored`: the profile and the masks, where elements are chosen."""
     evaluations: dict[str, Outcome] = {}
     roles: dict[str, Input] = {"summary": prepared["summary.json"]}
     if labels:
         roles["agreement"] = labels["agreement.json"]
-    if masks:
+    profiled, masks = scored or (None, None)
+    if profiled and masks:
+        roles["profile"] = profiled["profile.json"]
         roles["regions"] = masks["regions.json"]
 
     def test(after: str, kind: str, weights: Input, adapter: Input | None) -> None:

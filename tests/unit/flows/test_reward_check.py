@@ -155,7 +155,7 @@ def test_execution_refuses_a_row_without_tests_by_its_line(
 def test_a_run_needs_a_sandbox_where_code_is_run(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lorapar_core.sandbox.shutil.which", lambda _: None)
+    monkeypatch.setattr("lorapar_core.sandbox.tools", tuple)
     needing = recipe(tiny_model, {"code": 1.0}, data=data_with_tests(tmp_path))
     with pytest.raises(ConfigError, match=r"need a sandbox.*set runtime\.sandbox: limits"):
         check(needing)

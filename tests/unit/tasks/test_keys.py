@@ -36,6 +36,7 @@ MOMENTS = {"moments[1/0]", "moments[2/0]"}
 EVALUATIONS = {"evaluate[base]", "evaluate[sft]", "evaluate[grpo]"}
 MODEL_READERS = {*VOTES, "initialize", *MOMENTS, "sft", "grpo", *EVALUATIONS}
 FROM_PARTITION = {"partition", "sft", "evaluate[sft]", "grpo", "evaluate[grpo]", "report"}
+FROM_SCORE = {"score[1]", "score[2]", "profile", *FROM_PARTITION}
 
 
 class _Outputs(Mapping[str, Ref]):
@@ -262,7 +263,7 @@ def test_who_reads_a_field(model: Path, change: dict[str, Any], direct: set[str]
     ("change", "onward"),
     [
         ({"partition": {"theta": 0.5}}, FROM_PARTITION),
-        ({"importance": {"seed": 1}}, {*MOMENTS, "score[1]", "score[2]", *FROM_PARTITION}),
+        ({"importance": {"seed": 1}}, {*MOMENTS, *FROM_SCORE}),
         ({"grpo": {"seed": 1}}, {"grpo", "evaluate[grpo]", "report"}),
         ({"lora": {"dropout": 0.0}}, {"sft", "evaluate[sft]", "grpo", "evaluate[grpo]", "report"}),
         ({"lora": {"seed": 1}}, set(ALL) - {"prepare", *VOTES, "tally", "evaluate[base]"}),
