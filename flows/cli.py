@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Any
 
 from artifacts import Store, StoreError
+from flows import paper
 from flows.places import RECIPES, ROOT
 from lorapar_core.base import install_hint
 from lorapar_core.config import Recipe
@@ -61,7 +62,9 @@ def _parser() -> argparse.ArgumentParser:
         ("plan", _plan, "show what is cached, what would run, and what it would take"),
     ):
         sub = commands.add_parser(name, help=summary, description=summary)
-        sub.add_argument("recipe", help="a shipped recipe's name, or a .yaml file")
+        sub.add_argument(
+            "recipe", help="a shipped recipe's name, a .yaml file, or a cell of the paper's tables"
+        )
         sub.add_argument(
             "--set",
             action="append",
@@ -81,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_recipes(commands: Any) -> None:
     sub = commands.add_parser("recipes", help="list the shipped recipes")
+    sub.add_argument("--paper", action="store_true", help="list the cells of the paper's tables")
     sub.set_defaults(command=_recipes)
 
 
@@ -132,8 +136,7 @@ def _add_artifacts(commands: Any) -> None:
 
 
 def _recipe(options: argparse.Namespace) -> Recipe:
-    overrides = parse_assignments(options.set)
-    return load_recipe(options.recipe, recipes=RECIPES, overrides=overrides)
+    return paper.recipe_of(options.recipe, parse_assignments(options.set))
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -159,8 +162,14 @@ def _run(options: argparse.Namespace) -> int:
         print(json.dumps(summary))
         return 0
     print(stage_table(summary), *accuracy_tables(summary), sep="\n\n")
+    _say_the_papers(options)
     print(f"\nreport   {summary['report']}\nadapter  {summary['adapter']}")
     return 0
+
+
+def _say_the_papers(options: argparse.Namespace) -> None:
+    if line := paper.paper_line(options.recipe):
+        print(f"\n{line}")
 
 
 @contextmanager
@@ -208,12 +217,16 @@ def _plan(options: argparse.Namespace) -> int:
         print(f"not installed: {said}")
     for name in planned["missing_keys"]:
         print(f"not set: {name}; a run that asks its teacher needs it")
+    _say_the_papers(options)
     return 0
 
 
-def _recipes(_options: argparse.Namespace) -> int:
+def _recipes(options: argparse.Namespace) -> int:
     from flows.summary import table
 
+    if options.paper:
+        print(table(("cell", "recipe", "on", "the paper's accuracy"), paper.rows()))
+        return 0
     recipes = [load_recipe(path.stem, recipes=RECIPES) for path in sorted(RECIPES.glob("*.yaml"))]
     print(table(("recipe", "what it is"), [(r.name, r.description) for r in recipes]))
     return 0

@@ -30,8 +30,8 @@ from artifacts import Store
 from flows.command import run_command
 from flows.headline import headline, parts
 from flows.healing import healing
+from flows.paper import recipe_of
 from flows.pipeline import pipeline
-from flows.places import RECIPES
 from flows.requirements import check
 from flows.sparse import given, sparse
 from flows.summary import accuracy_tables, stage_table, summarize
@@ -41,8 +41,10 @@ from lorapar_core.config import (
     GrpoConfig,
     ImportanceConfig,
     LoraConfig,
+    Method,
     ModelConfig,
     PartitionConfig,
+    PeftConfig,
     Recipe,
     RuntimeConfig,
     SftConfig,
@@ -51,7 +53,6 @@ from lorapar_core.config import (
     VotingConfig,
 )
 from lorapar_core.errors import LoraparError, StageFailed
-from lorapar_core.recipe import load_recipe
 from lorapar_core.stages import STAGES
 from tasks.action import Action, Outcome
 from tasks.children import Children
@@ -67,6 +68,7 @@ DataFields = sparse(DataConfig)
 VotingFields = sparse(VotingConfig)
 ModelFields = sparse(ModelConfig)
 LoraFields = sparse(LoraConfig)
+PeftFields = sparse(PeftConfig)
 ImportanceFields = sparse(ImportanceConfig)
 PartitionFields = sparse(PartitionConfig)
 SftFields = sparse(SftConfig)
@@ -211,7 +213,7 @@ def _artifact_key(name: str, kind: str) -> str:
 
 
 def _run_name() -> str:
-    """Model and theta, read before the flow starts; a wrong recipe gets its plain name."""
+    """Model, and theta or the method, before the flow starts; a wrong recipe gets a plain name."""
     parameters = dict(runtime.flow_run.parameters or {})
     try:
         recipe = _recipe(parameters)
@@ -219,12 +221,13 @@ def _run_name() -> str:
         get_logger("lorapar").debug("no run name: %s", error)
         return f"lorapar-{parameters.get('recipe', 'recipe')}"
     model = recipe.model.base.rstrip("/").rpartition("/")[2].removeprefix("gguf:")
-    return f"{recipe.name}-{model}-theta{recipe.partition.theta:g}"
+    theta = f"theta{recipe.partition.theta:g}"
+    return f"{recipe.name}-{model}-{theta if recipe.method == 'lora-par' else recipe.method}"
 
 
 def _recipe(parameters: dict[str, Any]) -> Recipe:
     sections = {name: value for name, value in parameters.items() if name != "recipe"}
-    return load_recipe(parameters["recipe"], recipes=RECIPES, overrides=given(sections))
+    return recipe_of(parameters["recipe"], given(sections))
 
 
 @flow(
@@ -235,11 +238,13 @@ def _recipe(parameters: dict[str, Any]) -> Recipe:
 )
 def lorapar(
     recipe: str = "demo",
+    method: Method | None = None,
     data: DataFields | None = None,  # type: ignore[valid-type]
     teachers: list[TeacherConfig] | None = None,
     voting: VotingFields | None = None,  # type: ignore[valid-type]
     model: ModelFields | None = None,  # type: ignore[valid-type]
     lora: LoraFields | None = None,  # type: ignore[valid-type]
+    peft: PeftFields | None = None,  # type: ignore[valid-type]
     importance: ImportanceFields | None = None,  # type: ignore[valid-type]
     partition: PartitionFields | None = None,  # type: ignore[valid-type]
     stages: list[StageConfig] | None = None,
@@ -251,13 +256,16 @@ def lorapar(
     """Fine-tune with LoRA-PAR: vote, score, partition, SFT, GRPO, evaluate, report.
 
     Args:
-        recipe: a shipped recipe's name, or a .yaml file on the worker. Every other parameter is
-            sparse: what you leave out has the recipe's value.
+        recipe: a shipped recipe's name, a .yaml file on the worker, or a cell of the paper's
+            tables (`table4/gsm8k/pissa`). Every other parameter is sparse: what you leave out has
+            the recipe's value.
+        method: LoRA-PAR, or a baseline with the same data and steps.
         data: what is learned from, and what is tested on.
         teachers: who votes; replaces the recipe's list whole.
         voting: how votes become labels.
         model: the model that is fine-tuned.
         lora: the adapter.
+        peft: a baseline's adapter that isn't LoRA.
         importance: what the elements are scored on.
         partition: theta, alpha and beta.
         stages: training stages in order; replaces the recipe's list whole.
@@ -268,7 +276,7 @@ def lorapar(
     """
     sections = {name: value for name, value in locals().items() if name != "recipe"}
     command = run_command(recipe, given(sections))
-    merged = load_recipe(recipe, recipes=RECIPES, overrides=given(sections))
+    merged = recipe_of(recipe, given(sections))
     check(merged)
     store = Store.open()
     started = time.monotonic()

@@ -108,7 +108,7 @@ def _written(recipe: Recipe, action: Action, setup: Setup | None) -> int | None:
         return shape.parameters * FLOAT if shape else None
     if setup is None:
         return None
-    residual = recipe.lora.init != "gaussian"
+    residual = recipe.lora.residual and recipe.peft.kind == "lora"
     adapter = setup.elements * FLOAT
     by_stage: Mapping[str, Callable[[], int]] = {
         "initialize": lambda: adapter + residual * setup.shape.parameters * setup.width,

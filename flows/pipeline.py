@@ -27,6 +27,7 @@ from lorapar_core.config import DataConfig, Recipe, StageConfig, TeacherConfig
 from lorapar_core.data import sources
 from lorapar_core.data.arithmetic import DEFAULT_COUNT
 from lorapar_core.data.choice import Entry, choose, read_source, require_readable
+from lorapar_core.methods import expanded
 from lorapar_core.rewards.check import require_rewardable
 from tasks.action import UNKNOWN, Input, Outcome
 from tasks.evaluate import evaluate
@@ -63,6 +64,7 @@ def pipeline(recipe: Recipe, runner: Runner) -> Result:
         LoraparError: as the stages and `check` say; `TooFewExamples` before any vote if there can't
             be, and after the tally if there aren't, as many of each system as the importance needs.
     """
+    recipe = expanded(recipe)
     check(recipe, runs=runner.downloads)
     if runner.downloads:
         require_keys(recipe, environment=os.environ, store=runner.store)
@@ -74,15 +76,22 @@ def pipeline(recipe: Recipe, runner: Runner) -> Result:
     prepared = run.one(prepare(recipe, tokenizer=model.tokenizer, train=train, test=test))
     summary = run.read(prepared["summary.json"])
     train_count = summary["train"] if summary else expected_count(recipe, train, test)
-    if summary or is_counted(recipe, train):
+    if recipe.needs_masks and (summary or is_counted(recipe, train)):
         require_enough(recipe, train_count)
-    labels, initial = _label(run, recipe, model, prepared, train_count)
-    agreement = run.read(labels["agreement.json"])
-    if agreement:
-        require_examples(recipe, agreement["counts"])
-    base = initial["base"] if recipe.lora.init != "gaussian" else model.base
-    profiled, masks = _partition(run, recipe, base, initial, prepared, labels)
-    return _train(run, recipe, model, base, initial, prepared, labels, profiled, masks, benchmarks)
+    labels: Outcome | None = None
+    scored: tuple[Outcome, Outcome] | None = None
+    if recipe.needs_labels:
+        labels, initial = _label(run, recipe, model, prepared, train_count)
+    else:
+        initial = run.one(initialize(recipe, model=model))
+    residual = recipe.lora.residual and recipe.peft.kind == "lora"
+    base = initial["base"] if residual else model.base
+    if labels and recipe.needs_masks:
+        agreement = run.read(labels["agreement.json"])
+        if agreement:
+            require_examples(recipe, agreement["counts"])
+        scored = _partition(run, recipe, base, initial, prepared, labels)
+    return _train(run, recipe, model, base, initial, prepared, labels, scored, benchmarks)
 
 
 def _fetch_models(recipe: Recipe) -> None:
@@ -252,18 +261,19 @@ def _train(
     base: Input,
     initial: Outcome,
     prepared: Outcome,
-    labels: Outcome,
-    profiled: Outcome,
-    masks: Outcome,
+    labels: Outcome | None,
+    scored: tuple[Outcome, Outcome] | None,
     benchmarks: Benchmarks,
 ) -> Result:
+    """`scored`: the profile and the masks, where elements are chosen."""
     evaluations: dict[str, Outcome] = {}
-    roles: dict[str, Input] = {
-        "summary": prepared["summary.json"],
-        "agreement": labels["agreement.json"],
-        "profile": profiled["profile.json"],
-        "regions": masks["regions.json"],
-    }
+    roles: dict[str, Input] = {"summary": prepared["summary.json"]}
+    if labels:
+        roles["agreement"] = labels["agreement.json"]
+    profiled, masks = scored or (None, None)
+    if profiled and masks:
+        roles["profile"] = profiled["profile.json"]
+        roles["regions"] = masks["regions.json"]
 
     def test(after: str, kind: str, weights: Input, adapter: Input | None) -> None:
         evaluations[after] = run.one(
@@ -293,8 +303,8 @@ def _train(
                 base=base,
                 adapter=adapter,
                 initial=initial["adapter"],
-                masks=masks["masks.safetensors"],
-                labels=labels["labels.parquet"],
+                masks=masks["masks.safetensors"] if masks else None,
+                labels=labels["labels.parquet"] if labels else None,
                 tokens=prepared["tokens.parquet"],
                 examples=prepared["examples.parquet"],
             )

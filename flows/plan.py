@@ -13,6 +13,7 @@ from flows.pipeline import expected_entries, pipeline
 from flows.requirements import missing_keys, missing_packages, models
 from lorapar_core.base import locate
 from lorapar_core.config import Recipe
+from lorapar_core.methods import expanded
 from lorapar_core.parquet import read_table
 from lorapar_core.teachers.ballot import Question
 from tasks.action import Action, Outcome
@@ -49,6 +50,7 @@ def plan(recipe: Recipe, *, store: Store) -> dict[str, Any]:
     Raises:
         LoraparError: bad input, as `pipeline` says before any work.
     """
+    recipe = expanded(recipe)
     runner = PlanRunner(store)
     pipeline(recipe, runner)
     missing = [action for action, outcome in runner.actions if outcome.action == "missing"]

@@ -69,6 +69,8 @@ def purchases(
 ) -> list[Purchase]:
     """What the planned `actions` would buy. `ids`: the examples; None while they aren't known."""
     votes = [(a, o) for a, o in actions if a.stage == "vote"]
+    if not votes:  # a baseline that trains on all examples
+        return []
     target = votes[0][0].config["target"]
     ledgers = ledgers_of(recipe, votes, target)
     entries = {name: read_entries(store.ledger(digest)) for name, digest in ledgers.items()}
@@ -253,7 +255,8 @@ def capped(
 ) -> dict[str, Any]:
     """The recipe's caps, and what of them is spent (null while the examples aren't known)."""
     votes = [(a, o) for a, o in actions if a.stage == "vote"]
-    ledgers = ledgers_of(recipe, votes, votes[0][0].config["target"]).values()
+    found = ledgers_of(recipe, votes, votes[0][0].config["target"]) if votes else {}
+    ledgers = found.values()
     usd, count = spent(map(store.ledger, ledgers), ids) if ids is not None else (None, None)
     return {
         "budget_usd": recipe.runtime.budget_usd,

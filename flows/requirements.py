@@ -18,6 +18,7 @@ from lorapar_core.data import sources
 from lorapar_core.engines import engines, require_engine, require_room
 from lorapar_core.errors import ConfigError, TooFewExamples
 from lorapar_core.launch import require_launchable, require_node_command
+from lorapar_core.methods import expanded, require_sound
 from lorapar_core.optimizers import require_optimizer
 from lorapar_core.process import require_device
 from lorapar_core.quantization import require_quantization
@@ -38,9 +39,11 @@ def check(recipe: Recipe, *, runs: bool = True) -> None:
         ModelError: a model path or package isn't there.
         DataError: a data file isn't there.
         ConfigError: a package or a GPU that the recipe names isn't here, a reward can't be used, so
-            many processes can't train together, vLLM can't run beside them, or what a benchmark has
-            the model write can't be run apart.
+            many processes can't train together, vLLM can't run beside them, what a benchmark has
+            the model write can't be run apart, or the adapter can't be trained as the stages say.
     """
+    recipe = expanded(recipe)
+    require_sound(recipe)
     require_launchable(recipe)
     require_shardable(recipe)
     require_room(recipe)

@@ -34,6 +34,19 @@ _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,63}")
 _IMPORT_PATH = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 Sandbox = Literal["isolated", "limits"]
+Method = Literal[
+    "lora-par",
+    "lora",
+    "olora",
+    "pissa",
+    "lora+rl",
+    "pissa+rl",
+    "random",
+    "prompt-tuning",
+    "p-tuning",
+    "prefix-tuning",
+    "ia3",
+]
 
 
 class System(IntEnum):
@@ -229,13 +242,18 @@ class LoraConfig(Section):
     modules: str | list[str] = "QKVGUD"
     """Letters out of QKVOGUD (QKV, GUD and QKVGUD are the paper's), `all-linear`, or a list of
     module names."""
-    init: Literal["gaussian", "pissa", "olora"] = "gaussian"
-    """A and B both N(0, init_std²); or PEFT's PiSSA or OLoRA. PEFT's usual B = 0 would make every
-    importance 0."""
+    init: Literal["gaussian", "pissa", "olora", "default"] = "gaussian"
+    """A and B both N(0, init_std²); or PEFT's PiSSA or OLoRA. `default` is LoRA's usual one, A
+    uniform and B = 0: every importance would be 0, so it is for stages with `system: full`."""
     init_std: float = Field(default=0.01, gt=0)
     """Standard deviation of the gaussian init."""
     seed: int = Field(default=0, ge=0)
-    """Draws the gaussian init."""
+    """Draws the gaussian init and the default one, and what `peft` draws."""
+
+    @property
+    def residual(self) -> bool:
+        """Whether the adapter stands on a base of its own, without what it took."""
+        return self.init in ("pissa", "olora")
 
     @field_validator("modules")
     @classmethod
@@ -252,6 +270,25 @@ class LoraConfig(Section):
                 f"{''.join(MODULE_LETTERS)} once each, all-linear, or a list of module names"
             )
         return value
+
+
+AdapterKind = Literal["lora", "prompt-tuning", "p-tuning", "prefix-tuning", "ia3"]
+
+
+class PeftConfig(Section):
+    """An adapter that isn't LoRA, through PEFT: a baseline. The paper names the kinds and gives no
+    setting; these are the ones of PEFT's own guides."""
+
+    kind: AdapterKind = "lora"
+    """`lora` is what `lora` describes. The others train whole, by SFT: all elements, no mask. IA3
+    scales keys, values and the MLP's inner activations."""
+    virtual_tokens: int = Field(default=20, ge=1, le=4096)
+    """Of the three that put some before the text, or before its keys and values."""
+    encoder_hidden_size: int = Field(default=128, ge=1)
+    """P-tuning: width of the MLP that makes the virtual tokens."""
+    learning_rate: float = Field(default=0.0, ge=0)
+    """A method's, in place of `sft.learning_rate`, which is LoRA's; 0 takes what is usual for the
+    kind (`lorapar_core/methods.py`)."""
 
 
 class ImportanceConfig(Section):
@@ -287,12 +324,21 @@ class StageConfig(Section):
 
     kind: Literal["sft", "grpo"]
     """Supervised fine-tuning, or group-relative policy optimization."""
-    system: Literal[1, 2, "all"]
-    """Whose active elements train; `all`: every element that either system keeps."""
-    data: Literal["system", "all"] = "system"
-    """Train on that system's examples, or on all."""
+    system: Literal[1, 2, "all", "full"]
+    """Whose active elements train; `all`: every element that either system keeps; `full`: every
+    element of the adapter, with no mask (a baseline)."""
+    data: Literal["system", 1, 2, "all"] = "system"
+    """Train on that system's examples, on those of System 1 or 2, or on all."""
     epochs: float = Field(default=1.0, gt=0)
     """Passes over the data."""
+
+    @model_validator(mode="after")
+    def _names_examples(self) -> StageConfig:
+        if self.system == "full" and self.data == "system":
+            raise ValueError(
+                "system: full trains every element and names no examples; give data: all, 1 or 2"
+            )
+        return self
 
 
 def _is_plain_url(text: str) -> bool:
@@ -705,12 +751,17 @@ class Recipe(Section):
     """Names runs and reports; part of no key but the report's."""
     description: str = ""
     """One line for people."""
+    method: Method = "lora-par"
+    """What is trained with these data and steps: LoRA-PAR, or a baseline. A baseline is plain
+    values of the other sections (`lorapar_core/methods.py`), which take the place of the recipe's.
+    Without `+rl` it keeps the SFT stages only; `random` has LoRA-PAR's regions at random places."""
     data: DataConfig = DataConfig()
     teachers: list[TeacherConfig] = Field(default_factory=list)
     """Who votes: at least one."""
     voting: VotingConfig = VotingConfig()
     model: ModelConfig = ModelConfig()
     lora: LoraConfig = LoraConfig()
+    peft: PeftConfig = PeftConfig()
     importance: ImportanceConfig = ImportanceConfig()
     partition: PartitionConfig = PartitionConfig()
     stages: list[StageConfig] = Field(
@@ -786,6 +837,16 @@ class Recipe(Section):
             )
 
     @property
+    def needs_masks(self) -> bool:
+        """Whether elements are scored and chosen: not where every stage trains all of them."""
+        return any(stage.system != "full" for stage in self.stages)
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether examples are voted on."""
+        return self.needs_masks or any(stage.data != "all" for stage in self.stages)
+
+    @property
     def panel(self) -> list[TeacherConfig]:
         """The teachers whose votes count, in the recipe's order."""
         voting = self.voting
@@ -800,5 +861,7 @@ class Recipe(Section):
 
     @property
     def asked(self) -> list[TeacherConfig]:
-        """All teachers that may be asked."""
+        """All teachers that may be asked: none where no example needs a label."""
+        if not self.needs_labels:
+            return []
         return [*self.panel, *([self.judge] if self.judge else [])]

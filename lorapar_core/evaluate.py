@@ -198,6 +198,7 @@ def _generate_batch(
     from transformers import GenerationConfig
 
     from lorapar_core.stopping_text import StopTexts
+    from lorapar_core.virtual_tokens import completions
 
     width = max(len(prompt) for prompt in prompts)
     pad = tokenizer.pad_token_id
@@ -212,15 +213,10 @@ def _generate_batch(
         eos_token_id=ends,
         **(sampling.arguments if sampling else {"do_sample": False}),
     )
-    watch = StopTexts(tokenizer, stops, start=width)
+    watch = StopTexts(tokenizer, stops)
     with torch.inference_mode():
-        output = model.generate(
-            input_ids=ids.to(device),
-            attention_mask=mask.to(device),
-            generation_config=how,
-            **({"stopping_criteria": [watch]} if stops else {}),
-        )
-    rows = [_until_end(row, ends) for row in output[:, width:].tolist()]
+        made = completions(model, ids.to(device), mask.to(device), how, watch=watch)
+    rows = [_until_end(row, ends) for row in made.tolist()]
     return [row[: watch.ended.get(k)] for k, row in enumerate(rows)]
 
 

@@ -74,14 +74,21 @@ def load_tokenizer(path: Path, *, chat_template: str = "") -> PreTrainedTokenize
     return with_chat_template(tokenizer, chat_template)
 
 
-def attach_adapter(model: PreTrainedModel, adapter: Path, *, dropout: float = 0.0) -> PeftModel:
+def attach_adapter(
+    model: PreTrainedModel, adapter: Path, *, dropout: float = 0.0, training: bool = False
+) -> PeftModel:
     """`model` with the adapter in `adapter` as its one adapter, `default`, in float32, frozen.
 
-    `dropout` goes into the modules as they are built (set on a built PEFT model it does nothing).
+    `dropout` goes into LoRA's modules as they are built (set on a built PEFT model it does
+    nothing). `training` matters to other adapters than LoRA: see `other_adapters.attach`.
     """
     from peft import LoraConfig, get_peft_model
 
+    from lorapar_core import other_adapters  # which builds on this module
+
     fields = read_adapter_config(adapter)
+    if other_adapters.is_other(fields):
+        return other_adapters.attach(model, adapter, training=training)
     config = LoraConfig(
         r=fields["r"],
         lora_alpha=fields["lora_alpha"],
@@ -102,14 +109,16 @@ def attach_adapter(model: PreTrainedModel, adapter: Path, *, dropout: float = 0.
 
 
 def adapter_parameters(model: PeftModel, *, name: str = "default") -> dict[str, torch.nn.Parameter]:
-    """Every LoRA weight of the adapter `name`, under its key in `adapter_model.safetensors`.
+    """Every weight of the adapter `name`, under its key in `adapter_model.safetensors`.
 
-    Sorted by key. (For a KL term trl adds a frozen copy of ours, `ref`.)
+    Sorted by key. (For a KL term trl adds a frozen copy of ours, `ref`.) Those that make virtual
+    tokens have PEFT's names in the model.
     """
+    ends = (f".lora_A.{name}.weight", f".lora_B.{name}.weight", f".ia3_l.{name}")
     found = {
-        key.replace(f".{name}.", "."): parameter
+        f"{key}.".replace(f".{name}.", ".").removesuffix("."): parameter
         for key, parameter in model.named_parameters()
-        if key.endswith((f".lora_A.{name}.weight", f".lora_B.{name}.weight"))
+        if key.endswith(ends) or key.startswith(f"prompt_encoder.{name}.")
     }
     return dict(sorted(found.items()))
 

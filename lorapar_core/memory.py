@@ -20,8 +20,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from lorapar_core.config import GrpoConfig, Recipe
+from lorapar_core.config import GrpoConfig, PeftConfig, Recipe
 from lorapar_core.model_shape import ModelShape
+from lorapar_core.other_adapters import IA3_MODULES
 from lorapar_core.sharding import sharers
 
 Device = Literal["cpu", "gpu"]
@@ -108,10 +109,20 @@ class Setup:
     device: Device
     quantized: bool = False
     """Whether the linear weights are held in nf4."""
+    other: PeftConfig | None = None
+    """An adapter that isn't LoRA: `rank` is 0, and `modules` are those that IA3 scales."""
+
+    @property
+    def virtual_tokens(self) -> int:
+        """That stand before every row."""
+        other = self.other
+        return other.virtual_tokens if other and other.kind != "ia3" else 0
 
     @property
     def elements(self) -> int:
         """Of the adapter."""
+        if self.other:
+            return other_elements(self.shape, self.other)
         widths = (sum(self.shape.linears[name]) for name in self.modules)
         return self.rank * self.shape.layers * sum(widths)
 
@@ -230,9 +241,9 @@ def sft(recipe: Recipe, setup: Setup, lengths: Lengths) -> Parts:
     section = recipe.sft
     batch = Batch(
         section.batch_size,
-        lengths.sft,
+        setup.virtual_tokens + lengths.sft,
         masked=section.batch_size > 1 and setup.device == "gpu",  # on a CPU padding is last
-        dropout=recipe.lora.dropout > 0,
+        dropout=recipe.lora.dropout > 0 and not setup.other,
     )
     return {
         **_trained(setup, section.optimizer),
@@ -267,7 +278,7 @@ def grpo(recipe: Recipe, setup: Setup, lengths: Lengths) -> Parts:
 
 def has_reference(section: GrpoConfig, recipe: Recipe) -> bool:
     """Whether GRPO holds another adapter for its KL term."""
-    plain = section.kl_reference == "base" and recipe.lora.init == "gaussian"
+    plain = section.kl_reference == "base" and not recipe.lora.residual
     return section.kl_coefficient > 0 and not plain
 
 
@@ -288,7 +299,7 @@ def moments(recipe: Recipe, setup: Setup, lengths: Lengths) -> Parts:
 
 def evaluate(recipe: Recipe, setup: Setup, lengths: Lengths) -> Parts:
     """Parts of greedy answers to `evaluation.batch_tokens` side by side."""
-    section, prompt = recipe.evaluation, lengths.prompt
+    section, prompt = recipe.evaluation, setup.virtual_tokens + lengths.prompt
     rows = max(1, section.batch_tokens // (prompt + section.max_new_tokens))
     made = generation(setup, rows=rows, prompt=prompt, new=section.max_new_tokens, draws=2)
     return {"adapter": setup.elements * FLOAT, **made}
@@ -352,12 +363,28 @@ def estimate(
 
 def setup_of(recipe: Recipe, shape: ModelShape, device: Device) -> Setup | None:
     """A recipe's adapter on a model; None if `lora.modules` names others than we know."""
-    modules = shape.adapted(recipe.lora.modules)
+    other = recipe.peft if recipe.peft.kind != "lora" else None
+    scaled = [*IA3_MODULES] if other and other.kind == "ia3" else []
+    modules = shape.adapted(scaled if other else recipe.lora.modules)
     if modules is None:
         return None
     width, attention = WIDTH[recipe.model.dtype], recipe.model.attention
     quantized = recipe.model.quantization == "nf4"
-    return Setup(shape, modules, recipe.lora.r, width, attention, device, quantized)
+    rank = 0 if other else recipe.lora.r
+    return Setup(shape, modules, rank, width, attention, device, quantized, other)
+
+
+def other_elements(shape: ModelShape, section: PeftConfig) -> int:
+    """Of an adapter that isn't LoRA, as PEFT makes it."""
+    tokens, inside = section.virtual_tokens, section.encoder_hidden_size
+    if section.kind == "ia3":
+        return shape.layers * (2 * shape.keys + shape.inner)
+    if section.kind == "prefix-tuning":
+        return tokens * shape.layers * 2 * shape.keys
+    embeddings = tokens * shape.hidden
+    if section.kind == "prompt-tuning":
+        return embeddings
+    return embeddings + inside * (2 * shape.hidden + inside + 2) + shape.hidden
 
 
 def base_bytes(setup: Setup) -> int:

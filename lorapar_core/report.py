@@ -43,7 +43,8 @@ def run(spec: Spec, out: Path) -> None:
         *_digests(spec),
         *_recipe(recipe),
     ]
-    title = f"LoRA-PAR: {recipe['name']} on {spec.config['model']}"
+    method = recipe.get("method", "LoRA-PAR")
+    title = f"{method}: {recipe['name']} on {spec.config['model']}"
     head = _head(recipe, evaluations, regions, agreement)
     (out / "report.md").write_text(as_markdown(title, blocks), encoding="utf-8")
     page = as_html(title, blocks, head=head)

@@ -30,9 +30,10 @@ def before_stop(text: str, stops: Sequence[str]) -> tuple[str, bool]:
 class StopTexts:
     """A stopping criterion for transformers' `generate`; `ended` says how long stopped rows are."""
 
-    def __init__(self, tokenizer: Any, stops: Sequence[str], *, start: int) -> None:
-        """`start` is the column at which completions begin."""
-        self._tokenizer, self._stops, self._start = tokenizer, stops, start
+    def __init__(self, tokenizer: Any, stops: Sequence[str], *, start: int = 0) -> None:
+        self._tokenizer, self.stops = tokenizer, stops
+        self.start = start
+        """The column at which completions begin."""
         # A token holds at least a byte, so that a stop takes up no more tokens than bytes.
         self._tail = max((len(stop.encode()) for stop in stops), default=0) + _SPARE
         self.ended: dict[int, int] = {}
@@ -42,11 +43,11 @@ class StopTexts:
         """Which rows have ended, (rows,) bool, of `ids` (rows, columns)."""
         import torch
 
-        made = ids.shape[1] - self._start
-        tails = ids[:, max(self._start, ids.shape[1] - self._tail) :].tolist()
+        made = ids.shape[1] - self.start
+        tails = ids[:, max(self.start, ids.shape[1] - self._tail) :].tolist()
         for row, tail in enumerate(tails):
             text = self._tokenizer.decode(tail, skip_special_tokens=True)
-            if row not in self.ended and before_stop(text, self._stops)[1]:
+            if row not in self.ended and before_stop(text, self.stops)[1]:
                 self.ended[row] = made
         done = [row in self.ended for row in range(len(tails))]
         return torch.tensor(done, device=ids.device)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.numpy import load_file
 
-from lorapar_core import events, ranks
+from lorapar_core import events, other_adapters, ranks
 from lorapar_core.config import GrpoConfig, ModelConfig, SftConfig
 from lorapar_core.errors import TooFewExamples, TrainingError
 from lorapar_core.examples import seeded_order, system_ids
@@ -111,13 +111,20 @@ def open_setting(spec: Spec, *, dropout: float) -> Setting:
         device=where,
         shared=shard_arguments(spec.runtime),
     )
-    model = attach_adapter(base, spec.inputs["adapter"], dropout=dropout)
-    bits = load_file(spec.inputs["masks"])
-    masks = {
-        key: PackedMask(torch.from_numpy(active_mask(tensor, spec.config["system"])), where)
-        for key, tensor in bits.items()
-    }
-    return Setting(model, masks, where, config.dtype)
+    model = attach_adapter(base, spec.inputs["adapter"], dropout=dropout, training=True)
+    return Setting(model, _masks(spec, model, where), where, config.dtype)
+
+
+def _masks(spec: Spec, model: PeftModel, where: str) -> dict[str, PackedMask]:
+    """The active elements of the stage's system; all where it has no masks."""
+    if "masks" in spec.inputs:
+        bits = load_file(spec.inputs["masks"])
+        active = {key: active_mask(bits[key], spec.config["system"]) for key in bits}
+        flags = {key: torch.from_numpy(mask) for key, mask in active.items()}
+    else:
+        shapes = {key: weight.shape for key, weight in adapter_parameters(model).items()}
+        flags = {key: torch.ones(shape, dtype=torch.bool) for key, shape in shapes.items()}
+    return {key: PackedMask(mask, where) for key, mask in flags.items()}
 
 
 def training_ids(spec: Spec, available: Mapping[str, Any]) -> list[str]:
@@ -126,8 +133,10 @@ def training_ids(spec: Spec, available: Mapping[str, Any]) -> list[str]:
     Raises:
         TooFewExamples: there are none.
     """
-    system = "all" if spec.config["data"] == "all" else spec.config["system"]
-    ids = [i for i in system_ids(spec.inputs["labels"], system) if i in available]
+    data = spec.config["data"]
+    system = spec.config["system"] if data == "system" else data
+    labels = spec.inputs.get("labels")  # where all examples are taken nobody may have voted
+    ids = [i for i in (system_ids(labels, system) if labels else available) if i in available]
     if not ids:
         raise TooFewExamples(
             f"{spec.name} has no example of system {system} to train on; look at the labels, or "
@@ -210,12 +219,16 @@ def finish(spec: Spec, setting: Setting, figures: Figures, out: Path) -> None:
             f"{spec.name} took no optimizer step: too little data for batch_size × accumulation; "
             "lower them or take more data"
         )
+    figures.save(out)
+    base = fields["base_model_name_or_path"]
+    if other_adapters.is_other(fields):
+        other_adapters.save(out / "adapter", setting.model, base=base)
+        return
     save_adapter(
         out / "adapter",
         trained,
         r=fields["r"],
         lora_alpha=fields["lora_alpha"],
         target_modules=fields["target_modules"],
-        base=fields["base_model_name_or_path"],
+        base=base,
     )
-    figures.save(out)

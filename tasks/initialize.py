@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from lorapar_core.config import Recipe
 from tasks.action import Action
 from tasks.model import Model
@@ -13,10 +15,19 @@ def initialize(recipe: Recipe, *, model: Model) -> Action:
     return Action(
         "initialize",
         "initialize",
-        config={
-            "lora": recipe.lora.model_dump(mode="json", exclude={"dropout"}),
-            "model": settings,
-            "base_name": model.identity,
-        },
+        config={**_adapter(recipe), "model": settings, "base_name": model.identity},
         inputs={"base": model.base},
     )
+
+
+def _adapter(recipe: Recipe) -> dict[str, Any]:
+    """What of the adapter is drawn: LoRA's section, or what another kind reads of its own."""
+    kind = recipe.peft.kind
+    if kind == "lora":
+        return {"lora": recipe.lora.model_dump(mode="json", exclude={"dropout"})}
+    read = {"kind"}
+    if kind != "ia3":
+        read.add("virtual_tokens")
+    if kind == "p-tuning":
+        read.add("encoder_hidden_size")
+    return {"peft": recipe.peft.model_dump(mode="json", include=read), "seed": recipe.lora.seed}

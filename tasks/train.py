@@ -17,28 +17,30 @@ def train(
     base: Input,
     adapter: Input,
     initial: Input,
-    masks: Input,
-    labels: Input,
+    masks: Input | None,
+    labels: Input | None,
     tokens: Input,
     examples: Input,
 ) -> Action:
-    """`adapter` is what the stage starts from, `initial` the one before any stage."""
+    """`adapter` is what the stage starts from, `initial` the one before any stage.
+
+    A stage of every element reads no masks, and one of those on all examples no labels.
+    """
     common: dict[str, Any] = {
         "system": stage.system,
         "data": stage.data,
         "epochs": stage.epochs,
         "model": settings(recipe.model),
     }
-    inputs = {
-        "base": base,
-        "adapter": adapter,
-        "masks": masks,
-        "labels": labels,
-        "tokens": tokens,
-    }
+    inputs = {"base": base, "adapter": adapter, "tokens": tokens}
+    if masks is not None and stage.system != "full":
+        inputs["masks"] = masks
+    if labels is not None and (stage.system != "full" or stage.data != "all"):
+        inputs["labels"] = labels
     if stage.kind == "sft":
         section = recipe.sft.model_dump(mode="json", exclude={"prompt"})
-        config = {**common, "sft": section, "dropout": recipe.lora.dropout}
+        dropout = recipe.lora.dropout if recipe.peft.kind == "lora" else 0.0
+        config = {**common, "sft": section, "dropout": dropout}
         return Action("sft", name, config=config, inputs=inputs)
     excluded = {"prompt", "system_prompt", "max_prompt_length"}  # they are in the tokens
     if recipe.grpo.engine == "transformers":  # as it was when there was no other: the key stays
@@ -47,7 +49,7 @@ def train(
     config = {**common, "grpo": section, "answer_format": answer_format(recipe, "grpo")}
     inputs["examples"] = examples
     # PiSSA and OLoRA train on a residual: with their first adapter it is the base model.
-    residual = recipe.lora.init != "gaussian"
+    residual = recipe.lora.residual
     wanted = recipe.grpo.kl_reference
     if recipe.grpo.kl_coefficient and (wanted == "initial" or (wanted == "base" and residual)):
         inputs["reference"] = initial

@@ -17,7 +17,7 @@ import psutil
 import pytest
 from safetensors.numpy import load_file
 from stage_runs import CPU_BUILD, finish, stage_spec, start, train
-from tiny_inputs import steady_files, tiny_inputs
+from tiny_inputs import MODEL, run_stage, spec, steady_files, tiny_inputs
 
 from lorapar_core.parquet import read_table
 
@@ -141,3 +141,27 @@ def test_torchrun_starts_ranks_too(inputs: dict[str, Path], tmp_path: Path) -> N
     other = stage_spec("sft", inputs, tmp_path / "two", checkpoint_s=1e9)
     finish(start(other, tmp_path / "theirs", words=words))
     assert steady_files(tmp_path / "theirs") == ours
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("kind", ["prompt-tuning", "p-tuning", "prefix-tuning", "ia3"])
+def test_two_processes_train_another_adapter_as_one_does(
+    inputs: dict[str, Path], tmp_path: Path, kind: str
+) -> None:
+    section = {"kind": kind, "virtual_tokens": 4, "encoder_hidden_size": 8}
+    made = {"peft": section, "seed": 0, "model": MODEL, "base_name": "owner/tiny@0123"}
+    begun = run_stage("initialize", made, {"base": inputs["base"]}, tmp_path / "initial")
+    outs = {}
+    for processes in (1, 2):
+        usual = stage_spec("sft", inputs, tmp_path / f"s{processes}")
+        config = {**usual.config, "system": "full", "data": "all", "dropout": 0.0}
+        needed = {"base": inputs["base"], "tokens": inputs["tokens"]}
+        needed["adapter"] = begun / "adapter"
+        runtime = {"processes": processes}
+        given = spec("sft", config, needed, tmp_path / f"s{processes}", runtime=runtime)
+        train(given, tmp_path / str(processes))
+        outs[processes] = load_file(tmp_path / str(processes) / "adapter/adapter_model.safetensors")
+    assert outs[1].keys() == outs[2].keys()
+    for key, tensor in outs[1].items():
+        np.testing.assert_allclose(tensor, outs[2][key], rtol=1e-3, atol=1e-5)

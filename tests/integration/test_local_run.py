@@ -277,6 +277,50 @@ def test_stages_are_an_ordered_list(copy: Computed) -> None:
     assert list(none.summary["metrics"]) == ["base"]
 
 
+def test_a_baseline_takes_what_is_there(copy: Computed) -> None:
+    """The data, the labels and the base's answers; its page has no regions."""
+    done = run(copy.recipe, copy.store, "method=prefix-tuning")
+    assert done.code == 0, done.error
+    assert done.actions("computed") == {"initialize", "sft", "evaluate[sft]", "report"}
+    assert done.actions("cached") == {
+        *("prepare", "vote[first]", "vote[second]", "tally", "evaluate[base]"),
+    }
+    page = Path(done.summary["report"]).read_text()
+    assert "prefix-tuning: tiny on" in page
+    assert "<h2>Labels</h2>" in page
+    assert "<h2>Regions</h2>" not in page
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "method",
+    ["random", "lora", "olora", "pissa", "lora+rl", "pissa+rl", "prompt-tuning", "p-tuning", "ia3"],
+)
+def test_every_other_method_runs(copy: Computed, tmp_path: Path, method: str) -> None:
+    done = run(copy.recipe, copy.store, f"method={method}")
+    assert done.code == 0, done.error
+    trained = {"sft", "grpo"} if method.endswith("+rl") or method == "random" else {"sft"}
+    assert set(done.summary["metrics"]) == {"base", *trained}
+    assert not {"vote[first]", "tally", "evaluate[base]"} & done.actions("computed")
+    digest = done.summary["artifacts"]["adapter"]
+    assert digest != copy.summary["artifacts"]["adapter"]
+    out = tmp_path / "exported"
+    assert lorapar("artifacts", "export", digest, out, "--store", copy.store).code == 0
+    assert (out / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_a_baseline_on_all_examples_asks_no_teacher(copy: Computed, tmp_path: Path) -> None:
+    stages = "stages=[{kind: sft, system: 1, data: all}]"
+    done = run(copy.recipe, tmp_path / "empty", "method=ia3", stages)
+    assert done.code == 0, done.error
+    names = ("prepare", "initialize", "evaluate[base]", "sft", "evaluate[sft]", "report")
+    assert tuple(done.summary["stages"]) == names
+    page = Path(done.summary["report"]).read_text()
+    assert "<h2>Accuracy</h2>" in page
+    assert "<h2>Labels</h2>" not in page
+
+
 # Harm
 
 

@@ -15,7 +15,13 @@ from lorapar_core.base import TOKENIZER, WEIGHTS, tree_digest
 from lorapar_core.config import MODULE_LETTERS, LoraConfig
 from lorapar_core.errors import ModelError
 from lorapar_core.initialize import gaussian, target_modules
-from lorapar_core.loading import attach_adapter, load_base, load_tensors, load_tokenizer
+from lorapar_core.loading import (
+    adapter_parameters,
+    attach_adapter,
+    load_base,
+    load_tensors,
+    load_tokenizer,
+)
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 
@@ -54,6 +60,36 @@ def test_gaussian_depends_on_seed_and_key_alone() -> None:
     assert torch.equal(draw("a", 0), draw("a", 0))
     assert not torch.equal(draw("a", 0), draw("b", 0))
     assert not torch.equal(draw("a", 0), draw("a", 1))
+
+
+def test_default_is_pefts_usual_init(tiny_model: Path, tmp_path: Path) -> None:
+    """B = 0, and A as wide as PEFT's: with the adapter the model is the base."""
+    from peft import LoraConfig, get_peft_model
+
+    adapter = (
+        initialize(tmp_path / "a", tiny_model, init="default", r=64, modules="QKVOGUD") / "adapter"
+    )
+    base = load_base(tiny_model, dtype="float32")
+    plain = logits(base)
+    assert torch.equal(logits(attach_adapter(base, adapter)), plain)
+    made = load_tensors(adapter / WEIGHTS_FILE)
+    config = LoraConfig(r=64, target_modules=list(MODULE_LETTERS.values()), task_type="CAUSAL_LM")
+    peft_model = get_peft_model(load_base(tiny_model, dtype="float32"), config)
+    theirs = adapter_parameters(peft_model)
+    assert made.keys() == theirs.keys()
+    for key, tensor in made.items():
+        expected = theirs[key].detach()
+        if ".lora_B." in key:
+            assert not tensor.any()
+            assert not expected.any()
+            continue
+        bound = tensor.shape[1] ** -0.5
+        assert 0.99 * bound < float(tensor.abs().max()) <= bound
+        assert float(expected.abs().max()) <= bound * 1.0001
+        assert float(tensor.std()) == pytest.approx(float(expected.std()), rel=0.05)
+        assert abs(float(tensor.mean())) < 4 * bound / math.sqrt(3 * tensor.numel())
+    keys = [key for key in made if ".lora_A." in key]
+    assert not torch.equal(made[keys[0]][:, :8], made[keys[1]][:, :8])
 
 
 def test_another_module_pattern_leaves_common_tensors_alone(

@@ -60,6 +60,32 @@ def test_llama_2_7b_has_17_891_328_adapter_elements() -> None:
     assert parts["masks"] == 17_891_328 / 8
 
 
+@pytest.mark.parametrize(
+    ("kind", "elements"),
+    [
+        ("prompt-tuning", 20 * 1024),
+        ("p-tuning", 300_288),
+        ("prefix-tuning", 983_040),
+        ("ia3", 24 * (1024 + 1024 + 4096)),
+    ],
+)
+def test_other_adapters_are_as_small_as_peft_says(kind: str, elements: int) -> None:
+    """Of P-tuning and prefix-tuning, PEFT's guide tells the figures for bloomz-560m's width and
+    depth, with 20 virtual tokens and an encoder of 128."""
+    shape = replace(LLAMA2_7B, hidden=1024, inner=4096, layers=24, heads=16, key_value_heads=16)
+    shape = replace(shape, head_width=64)
+    parts = needs("sft", shape=shape, peft={"kind": kind}).parts
+    assert parts["adapter"] == parts["gradients"] == 4 * elements
+
+
+@pytest.mark.parametrize("stage", ["sft", "evaluate"])
+def test_virtual_tokens_take_the_place_of_as_many_others(stage: str) -> None:
+    def of(virtual: int) -> int:
+        return needs(stage, peft={"kind": "prompt-tuning", "virtual_tokens": virtual}).total
+
+    assert of(20) < of(200)
+
+
 def test_the_shipped_llama_recipe_fits_48_gb() -> None:
     shipped = load_recipe("gsm8k-llama2-7b", recipes=RECIPES)
     for stage in memory.STAGES:

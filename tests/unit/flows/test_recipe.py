@@ -26,6 +26,7 @@ TEACHER = {"name": "a", "provider": "local"}
 CONTRARY: dict[str, Any] = {
     "name": "contrary",
     "description": "nothing as usual",
+    "method": "random",
     "data": {
         "source": "svamp",
         "test_source": "gsm8k",
@@ -69,6 +70,12 @@ CONTRARY: dict[str, Any] = {
         "init": "pissa",
         "init_std": 0.5,
         "seed": 14,
+    },
+    "peft": {
+        "kind": "ia3",
+        "virtual_tokens": 3,
+        "encoder_hidden_size": 4,
+        "learning_rate": 0.25,
     },
     "importance": {"examples": 15, "shard_size": 16, "batch_tokens": 17, "seed": 18},
     "partition": {"theta": 0.7, "alpha": 0.6, "beta": 0.5, "choice": "random", "seed": 20},
@@ -857,7 +864,7 @@ def test_a_file_of_other_bytes_gets_one_line(tmp_path: Path) -> None:
     ("name", "message"),
     [
         ("dem", "did you mean demo"),
-        ("nothing-like-it", "there are demo, gsm8k-llama2-7b"),
+        ("nothing-like-it", "there are codealpaca-llama2-7b, demo, dolly"),
         ("absent.yaml", "absent.yaml doesn't exist"),
     ],
 )

@@ -17,6 +17,7 @@ from lorapar_core.config import (
     LoraConfig,
     ModelConfig,
     PartitionConfig,
+    PeftConfig,
     Recipe,
     RuntimeConfig,
     Section,
@@ -30,6 +31,7 @@ SECTIONS = (
     VotingConfig,
     ModelConfig,
     LoraConfig,
+    PeftConfig,
     ImportanceConfig,
     PartitionConfig,
     SftConfig,
@@ -153,7 +155,7 @@ def test_the_form_tells_every_fields_meaning(section: type[BaseModel]) -> None:
 
 def test_the_form_offers_choices() -> None:
     shown = schema()["definitions"]["LoraFields"]["properties"]["init"]
-    assert shown["anyOf"][0]["enum"] == ["gaussian", "pissa", "olora"]
+    assert shown["anyOf"][0]["enum"] == ["gaussian", "pissa", "olora", "default"]
 
 
 def test_every_parameter_is_described() -> None:
