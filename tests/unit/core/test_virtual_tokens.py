@@ -10,8 +10,9 @@ import torch
 from transformers import GenerationConfig
 
 from lorapar_core.config import PeftConfig
-from lorapar_core.loading import load_base
+from lorapar_core.loading import load_base, load_tokenizer
 from lorapar_core.other_adapters import new
+from lorapar_core.stopping_text import StopTexts
 from lorapar_core.virtual_tokens import completions
 
 KINDS = ("prompt-tuning", "p-tuning", "prefix-tuning", "ia3")
@@ -75,3 +76,18 @@ def test_the_adapter_changes_the_answers(tiny_model: Path, kind: str) -> None:
     adapted = [one_by_one(model, row) for row in ROWS]
     with model.disable_adapter():
         assert [one_by_one(model, row) for row in ROWS] != adapted
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_text_ends_a_row_in_a_batch_where_it_ends_it_alone(tiny_model: Path, kind: str) -> None:
+    model, tokenizer = model_of(tiny_model, kind), load_tokenizer(tiny_model)
+    config = GenerationConfig(max_new_tokens=NEW, do_sample=False, pad_token_id=0)
+    stop = tokenizer.decode(one_by_one(model, ROWS[0])[2:4])
+    ended = []
+    for rows in (ROWS, *([row] for row in ROWS)):
+        watch = StopTexts(tokenizer, [stop])
+        with torch.inference_mode():
+            completions(model, *batch(rows), config, watch=watch)
+        ended.append(watch.ended)
+    assert ended[0].get(0) in (2, 3, 4), "it is in what the first row is answered with"
+    assert ended[0] == {k: alone[0] for k, alone in enumerate(ended[1:]) if alone}
