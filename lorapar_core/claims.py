@@ -1,0 +1,158 @@
+"""Whether a difference between points of a sweep is there: paired by seed and by problem.
+
+A claim is a contrast: weights w_k of points, that add up to 0. With X_k[s, p] = 1 where point k,
+trained with seed s, answers test problem p right, and S seeds and P problems,
+
+    D[s, p]  = sum_k w_k X_k[s, p]
+    estimate = mean of D
+    draw     = sum_sp  (1/S + c (m_s/S - 1/S))  D[s, p]  n_p/P        c = sqrt(S / (S-1))
+
+where m and n are multinomial: seeds and problems are drawn anew, independently of each other
+(crossed, the "pigeonhole" bootstrap of Owen 2007). The factor c is ours: a bootstrap of S values
+has (S-1)/S of their variance, which is a third too little for three seeds. What is noise of a
+single answer is counted in both directions, so intervals are wider than they need be where that is
+most of the noise, and too narrow where few seeds differ by much more than the problems do
+(tests/property/test_claims_properties.py has coverages). With one seed only problems are drawn,
+and the interval says nothing of another seed.
+
+Within a table Holm's step-down rule (1979) keeps the chance of any false verdict below 5 %: the
+claim with the k-th smallest p of m gets an interval of level 1 - 0.05/(m-k+1), until one contains
+0; the rest keep that one's level. *holds*: the interval lies above 0, *fails*: below, *open*: it
+contains 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import floor, sqrt
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+DRAWS = 9_999
+"""With one more the tails of usual levels are whole numbers of draws."""
+ERROR_RATE = 0.05
+CHUNK = 512
+"""Draws at a time: problems may be many."""
+DIGITS = 12
+"""A draw that is 0 is 0, in whatever order its terms were added up."""
+Paired = NDArray[np.float64]
+"""Shape (seeds, problems)."""
+Draws = NDArray[np.float64]
+"""Shape (draws,)."""
+Verdict = Literal["holds", "fails", "open"]
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """An estimate with its percentile interval."""
+
+    estimate: float
+    low: float
+    high: float
+    level: float
+    """How much of the draws lies in it: 0.95, or more where it is corrected."""
+    over: Literal["seeds and problems", "problems"]
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A claim's interval as it is corrected within its table, and what follows."""
+
+    interval: Interval
+    p: float
+    """Two-sided, before the correction: the least level of error at which 0 is left out."""
+    verdict: Verdict
+
+
+def resampled(paired: Paired, *, seed: int, draws: int = DRAWS) -> Draws:
+    """`draws` bootstrap means of `paired`, shape (seeds, problems); the same seed draws the same
+    seeds and problems for every table of that shape.
+
+    Raises:
+        ValueError: `paired` has no seeds or no problems, or is no table of numbers.
+    """
+    if paired.ndim != 2 or not paired.size or not np.isfinite(paired).all():
+        raise ValueError(f"expected numbers of shape (seeds, problems), not shape {paired.shape}")
+    seeds, problems = paired.shape
+    source = np.random.default_rng(seed)
+    chunks = []
+    for start in range(0, draws, CHUNK):
+        size = min(CHUNK, draws - start)
+        by_seed = _multinomial(source, seeds, size)
+        by_problem = _multinomial(source, problems, size)
+        widened = sqrt(seeds / (seeds - 1)) if seeds > 1 else 1.0
+        weights = (1 + widened * (by_seed - 1)) / seeds
+        chunks.append(((weights @ paired) * by_problem).sum(axis=1) / problems)
+    return np.round(np.concatenate(chunks), DIGITS)
+
+
+def _multinomial(source: np.random.Generator, kinds: int, size: int) -> NDArray[np.float64]:
+    """How often each of `kinds` is drawn in `kinds` draws, shape (size, kinds)."""
+    return source.multinomial(kinds, np.full(kinds, 1 / kinds), size=size).astype(np.float64)
+
+
+def interval(
+    paired: Paired, *, seed: int, error_rate: float = ERROR_RATE, draws: int = DRAWS
+) -> Interval:
+    """The mean of `paired`, shape (seeds, problems), with its interval of level 1 - error_rate.
+
+    Raises:
+        ValueError: see `resampled`; or the draws are too few for the level.
+    """
+    found = np.sort(resampled(paired, seed=seed, draws=draws))
+    return _interval(paired, found, error_rate)
+
+
+def judge(claims: Sequence[Paired], *, seed: int, draws: int = DRAWS) -> list[Judged]:
+    """The claims of one table, each D of shape (seeds, problems), corrected by Holm's rule.
+
+    Raises:
+        ValueError: see `interval`.
+    """
+    found = [np.sort(resampled(paired, seed=seed, draws=draws)) for paired in claims]
+    ps = [p_value(values) for values in found]
+    judged: dict[int, Judged] = {}
+    level, stopped = ERROR_RATE, False
+    for rank, k in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
+        if not stopped:
+            level = ERROR_RATE / (len(ps) - rank)
+        corrected = _interval(claims[k], found[k], level)
+        judged[k] = Judged(corrected, ps[k], verdict(corrected))
+        stopped = stopped or judged[k].verdict == "open"
+    return [judged[k] for k in range(len(ps))]
+
+
+def verdict(corrected: Interval) -> Verdict:
+    """Where the interval lies."""
+    if corrected.low > 0:
+        return "holds"
+    return "fails" if corrected.high < 0 else "open"
+
+
+def p_value(draws: Draws) -> float:
+    """Twice the share of draws on the other side of 0, or on it, with the estimate counted as one.
+
+    It is at most an error rate just when the interval at that rate leaves 0 out.
+    """
+    beyond = min(np.count_nonzero(draws <= 0), np.count_nonzero(draws >= 0))
+    return min(1.0, 2 * (1 + int(beyond)) / (len(draws) + 1))
+
+
+def _interval(paired: Paired, found: Draws, error_rate: float) -> Interval:
+    """`found`: the draws, sorted."""
+    tail = floor(error_rate / 2 * (len(found) + 1) + 1e-9)
+    if tail < 1:
+        raise ValueError(
+            f"{len(found)} draws are too few for an interval at {error_rate:g}; draw at least "
+            f"{floor(2 / error_rate)}"
+        )
+    return Interval(
+        estimate=float(paired.mean()),
+        low=float(found[tail - 1]),
+        high=float(found[len(found) - tail]),
+        level=1 - error_rate,
+        over="seeds and problems" if len(paired) > 1 else "problems",
+    )

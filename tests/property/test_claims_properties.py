@@ -1,0 +1,214 @@
+"""Claims: coverage where the difference is known, symmetry, Holm's rule, and the smallest tables."""
+
+from __future__ import annotations
+
+from math import sqrt
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lorapar_core.claims import ERROR_RATE, interval, judge, p_value, resampled, verdict
+
+QUICK = 999
+TABLES = st.tuples(st.integers(1, 4), st.integers(1, 12), st.integers(0, 2**16))
+"""Seeds, problems, and what to draw a table of them with."""
+
+
+def table(seeds: int, problems: int, draw: int, *, shift: float = 0.0) -> np.ndarray:
+    """Differences of two points' answers: -1, 0, 1."""
+    source = np.random.default_rng(draw)
+    first = source.random((seeds, problems)) < 0.5 + shift / 2
+    second = source.random((seeds, problems)) < 0.5 - shift / 2
+    return first.astype(float) - second.astype(float)
+
+
+# Coverage
+
+
+def covered(*, seeds: int, spread: float, replications: int = 300) -> int:
+    """In how many of so many experiments the 95 % interval holds the true difference.
+
+    A problem's chance to be answered right is uniform and the other point's is 0.1 of the way
+    nearer to 1, so that the true difference is 0.05; a seed moves each point by N(0, spread).
+    """
+    source = np.random.default_rng(0)
+    hits = 0
+    for _ in range(replications):
+        chance = source.random(120)
+        sides = []
+        for chances in (0.9 * chance + 0.1, chance):
+            moved = chances + source.normal(0, spread, (seeds, 1))
+            sides.append(source.random((seeds, len(chance))) < np.clip(moved, 0, 1))
+        paired = sides[0].astype(float) - sides[1]
+        found = interval(paired, seed=1, draws=QUICK)
+        hits += found.low <= 0.05 <= found.high
+    return hits
+
+
+@pytest.mark.parametrize(
+    ("seeds", "spread"),
+    [
+        (3, 0.05),
+        pytest.param(3, 0.0, marks=pytest.mark.slow),
+        pytest.param(5, 0.05, marks=pytest.mark.slow),
+        pytest.param(1, 0.0, marks=pytest.mark.slow),
+    ],
+)
+def test_an_interval_covers_the_truth_as_often_as_it_says(seeds: int, spread: float) -> None:
+    """300 experiments at 95 % miss no more than 15 + 3 times the binomial's deviation."""
+    least = 300 * 0.95 - 3 * sqrt(300 * 0.95 * 0.05)
+    assert covered(seeds=seeds, spread=spread) >= least
+
+
+def test_an_interval_is_not_endless() -> None:
+    """What covers by being wide: the conservative case's intervals are at most twice as wide as
+    those of a known variance."""
+    paired = table(3, 400, 7, shift=0.1)
+    known = 2 * 1.96 * paired.std() / sqrt(paired.size)
+    found = interval(paired, seed=0)
+    assert 0.9 * known < found.high - found.low < 2.2 * known
+
+
+def test_three_seeds_that_differ_far_more_than_problems_do_are_too_few() -> None:
+    """The limit that the module names: such intervals miss more often than they say."""
+    source = np.random.default_rng(3)
+    hits = 0
+    for _ in range(300):
+        paired = source.normal(0.0, 1.0, (3, 1)) + np.zeros((3, 40))
+        found = interval(paired, seed=1, draws=QUICK)
+        hits += found.low <= 0 <= found.high
+    assert 0.6 * 300 < hits < 0.93 * 300
+
+
+# Symmetry and determinism
+
+
+@settings(max_examples=40)
+@given(TABLES)
+def test_the_opposite_claim_has_the_opposite_interval(shape: tuple[int, int, int]) -> None:
+    paired = table(*shape)
+    ours, theirs = (interval(sign * paired, seed=5, draws=QUICK) for sign in (1, -1))
+    assert (ours.low, ours.high) == (-theirs.high, -theirs.low)
+    assert ours.estimate == -theirs.estimate
+    opposite = {"holds": "fails", "fails": "holds", "open": "open"}
+    assert verdict(theirs) == opposite[verdict(ours)]
+
+
+@settings(max_examples=40)
+@given(TABLES)
+def test_the_same_seed_gives_the_same_draws_and_another_seed_others(
+    shape: tuple[int, int, int],
+) -> None:
+    paired = table(*shape) + np.arange(shape[1]) / 3  # no two problems alike
+    drawn = resampled(paired, seed=1, draws=QUICK)
+    assert (drawn == resampled(paired, seed=1, draws=QUICK)).all()
+    if shape[1] > 1:
+        assert (drawn != resampled(paired, seed=2, draws=QUICK)).any()
+
+
+@settings(max_examples=40)
+@given(TABLES)
+def test_the_order_of_seeds_and_of_problems_moves_no_more_than_noise(
+    shape: tuple[int, int, int],
+) -> None:
+    paired = table(*shape)
+    turned = paired[::-1, ::-1]
+    ours, theirs = (np.sort(resampled(t, seed=1, draws=QUICK)) for t in (paired, turned))
+    assert abs(ours.mean() - theirs.mean()) <= 6 * (ours.std() + 1e-9) / sqrt(QUICK)
+
+
+# Holm
+
+
+@settings(max_examples=25)
+@given(st.lists(st.floats(-0.6, 0.6), min_size=1, max_size=8), st.integers(1, 3))
+def test_holms_verdicts_go_down_with_the_p_values(shifts: list[float], seeds: int) -> None:
+    """No claim is decided whose p is above that of an open one, and none that alone would be
+    open."""
+    claims = [table(seeds, 40, k, shift=shift) for k, shift in enumerate(shifts)]
+    found = judge(claims, seed=0, draws=QUICK)
+    ordered = sorted(found, key=lambda judged: judged.p)
+    decided = [judged.verdict != "open" for judged in ordered]
+    assert decided == sorted(decided, reverse=True)
+    for judged, paired in zip(found, claims, strict=True):
+        alone = interval(paired, seed=0, draws=QUICK)
+        assert judged.interval.low <= alone.low
+        assert judged.interval.high >= alone.high
+        assert judged.verdict in ("open", verdict(alone))
+        assert judged.interval.level >= 1 - ERROR_RATE
+
+
+@settings(max_examples=25)
+@given(st.lists(st.floats(-0.6, 0.6), min_size=1, max_size=6))
+def test_more_claims_in_a_table_decide_no_claim_that_was_open(shifts: list[float]) -> None:
+    claims = [table(2, 40, k, shift=shift) for k, shift in enumerate(shifts)]
+    (alone,) = judge(claims[:1], seed=0, draws=QUICK)
+    among = judge(claims, seed=0, draws=QUICK)[0]
+    assert among.verdict in ("open", alone.verdict)
+    assert among.p == alone.p
+
+
+@settings(max_examples=40)
+@given(TABLES, st.sampled_from([0.05, 0.02, 0.1, 0.3]))
+def test_p_is_the_level_at_which_the_interval_leaves_zero_out(
+    shape: tuple[int, int, int], rate: float
+) -> None:
+    paired = table(*shape, shift=0.4)
+    found = interval(paired, seed=2, error_rate=rate, draws=QUICK)
+    p = p_value(resampled(paired, seed=2, draws=QUICK))
+    tail = int(rate / 2 * (QUICK + 1) + 1e-9)
+    assert (verdict(found) != "open") == (p <= 2 * tail / (QUICK + 1))
+
+
+def test_nothing_is_found_too_often_where_nothing_is() -> None:
+    """Any false verdict among ten true nulls: at most 5 %, and here, where noise is counted twice,
+    less."""
+    tables = [
+        judge([table(3, 60, 1000 * r + k) for k in range(10)], seed=0, draws=QUICK)
+        for r in range(50)
+    ]
+    false = sum(any(judged.verdict != "open" for judged in judgeds) for judgeds in tables)
+    assert false <= 50 * 0.05 + 3 * sqrt(50 * 0.05 * 0.95)
+
+
+# The smallest and the wrong
+
+
+def test_one_seed_draws_problems_alone_and_says_so() -> None:
+    paired = table(1, 200, 0, shift=0.3)
+    found = interval(paired, seed=0)
+    assert found.over == "problems"
+    assert interval(np.vstack([paired, paired]), seed=0).over == "seeds and problems"
+    known = 1.96 * paired.std() / sqrt(200)
+    assert found.high - found.estimate == pytest.approx(known, rel=0.1)
+
+
+def test_points_that_answer_alike_are_open() -> None:
+    (found,) = judge([np.zeros((3, 50))], seed=0)
+    assert (found.interval.low, found.interval.high, found.p) == (0.0, 0.0, 1.0)
+    assert found.verdict == "open"
+
+
+def test_a_claim_about_one_problem_and_one_seed_is_what_it_is() -> None:
+    (found,) = judge([np.ones((1, 1))], seed=0)
+    assert (found.interval.low, found.interval.estimate, found.interval.high) == (1.0, 1.0, 1.0)
+    assert found.verdict == "holds"
+
+
+def test_no_claims_are_no_table() -> None:
+    assert judge([], seed=0) == []
+
+
+@pytest.mark.parametrize(
+    "paired", [np.zeros((0, 4)), np.zeros((2, 0)), np.zeros(3), np.full((1, 2), np.nan)], ids=str
+)
+def test_what_is_no_table_is_refused(paired: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="shape \\(seeds, problems\\)"):
+        resampled(paired, seed=0)
+
+
+def test_too_few_draws_for_the_level_are_refused() -> None:
+    with pytest.raises(ValueError, match="19 draws are too few for an interval at 0.05"):
+        interval(np.ones((1, 1)), seed=0, draws=19)
