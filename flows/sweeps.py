@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -313,10 +314,11 @@ def _labels(recipe: Recipe) -> list[Point]:
 
 def _labels_claims(points: list[Point]) -> list[Claim]:
     labels = {p.label: p.label for p in points}
-    ordered = [label for label in ("5 teachers", "3 teachers", "one teacher") if label in labels]
-    ordered.append("random partition")
+    wanted = ("5 teachers", "3 teachers", "one teacher", "random partition")
+    ordered = [label for label in labels if label in wanted]
+    ordered.sort(key=wanted.index)
     pairs = [
-        *zip(ordered, ordered[1:], strict=False),
+        *pairwise(ordered),
         (ordered[0], ordered[-1]),
         ("one teacher", "one teacher, no role play"),
     ]

@@ -67,26 +67,39 @@ class Judged:
     verdict: Verdict
 
 
-def resampled(paired: Paired, *, seed: int, draws: int = DRAWS) -> Draws:
-    """`draws` bootstrap means of `paired`, shape (seeds, problems); the same seed draws the same
-    seeds and problems for every table of that shape.
+def resampled(tables: Sequence[Paired], *, seed: int, draws: int = DRAWS) -> list[Draws]:
+    """`draws` bootstrap means of each table, shape (seeds, problems). The same seed draws the same
+    seeds and problems for all tables of one shape.
 
     Raises:
-        ValueError: `paired` has no seeds or no problems, or is no table of numbers.
+        ValueError: a table has no seeds or no problems, or is none of numbers.
     """
-    if paired.ndim != 2 or not paired.size or not np.isfinite(paired).all():
-        raise ValueError(f"expected numbers of shape (seeds, problems), not shape {paired.shape}")
-    seeds, problems = paired.shape
+    found: dict[int, Draws] = {}
+    shapes: dict[tuple[int, ...], list[int]] = {}
+    for k, table in enumerate(tables):
+        if table.ndim != 2 or not table.size or not np.isfinite(table).all():
+            raise ValueError(f"expected numbers of shape (seeds, problems), not {table.shape}")
+        shapes.setdefault(table.shape, []).append(k)
+    for members in shapes.values():
+        means = _means(np.stack([tables[k] for k in members]), seed=seed, draws=draws)
+        found |= zip(members, means, strict=True)
+    return [found[k] for k in range(len(tables))]
+
+
+def _means(tables: NDArray[np.float64], *, seed: int, draws: int) -> Draws:
+    """Shape (tables, seeds, problems) -> (tables, draws)."""
+    _, seeds, problems = tables.shape
+    widened = sqrt(seeds / (seeds - 1)) if seeds > 1 else 1.0
     source = np.random.default_rng(seed)
     chunks = []
     for start in range(0, draws, CHUNK):
         size = min(CHUNK, draws - start)
         by_seed = _multinomial(source, seeds, size)
         by_problem = _multinomial(source, problems, size)
-        widened = sqrt(seeds / (seeds - 1)) if seeds > 1 else 1.0
         weights = (1 + widened * (by_seed - 1)) / seeds
-        chunks.append(((weights @ paired) * by_problem).sum(axis=1) / problems)
-    return np.round(np.concatenate(chunks), DIGITS)
+        drawn = [((weights @ table) * by_problem).sum(axis=1) / problems for table in tables]
+        chunks.append(np.stack(drawn))
+    return np.round(np.concatenate(chunks, axis=1), DIGITS)
 
 
 def _multinomial(source: np.random.Generator, kinds: int, size: int) -> NDArray[np.float64]:
@@ -94,25 +107,25 @@ def _multinomial(source: np.random.Generator, kinds: int, size: int) -> NDArray[
     return source.multinomial(kinds, np.full(kinds, 1 / kinds), size=size).astype(np.float64)
 
 
-def interval(
-    paired: Paired, *, seed: int, error_rate: float = ERROR_RATE, draws: int = DRAWS
-) -> Interval:
-    """The mean of `paired`, shape (seeds, problems), with its interval of level 1 - error_rate.
+def intervals(
+    tables: Sequence[Paired], *, seed: int, error_rate: float = ERROR_RATE, draws: int = DRAWS
+) -> list[Interval]:
+    """The mean of each table, shape (seeds, problems), with its interval of level 1 - error_rate.
 
     Raises:
         ValueError: see `resampled`; or the draws are too few for the level.
     """
-    found = np.sort(resampled(paired, seed=seed, draws=draws))
-    return _interval(paired, found, error_rate)
+    found = resampled(tables, seed=seed, draws=draws)
+    return [_interval(t, np.sort(f), error_rate) for t, f in zip(tables, found, strict=True)]
 
 
 def judge(claims: Sequence[Paired], *, seed: int, draws: int = DRAWS) -> list[Judged]:
     """The claims of one table, each D of shape (seeds, problems), corrected by Holm's rule.
 
     Raises:
-        ValueError: see `interval`.
+        ValueError: see `intervals`.
     """
-    found = [np.sort(resampled(paired, seed=seed, draws=draws)) for paired in claims]
+    found = [np.sort(values) for values in resampled(claims, seed=seed, draws=draws)]
     ps = [p_value(values) for values in found]
     judged: dict[int, Judged] = {}
     level, stopped = ERROR_RATE, False
