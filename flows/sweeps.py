@@ -9,7 +9,7 @@ is drawn in initialization, scoring, partition and training. Data and votes stay
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -80,15 +80,15 @@ class Sweep:
     claims: Callable[[list[Point]], list[Claim]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Trial:
     """A point with a seed: one run of the pipeline."""
 
     point: Point
     seed: int
-    sections: Mapping[str, Any] = field(compare=False, hash=False)
+    sections: Mapping[str, Any]
     """Everything that is laid over the recipe's file."""
-    recipe: Recipe = field(compare=False, hash=False)
+    recipe: Recipe
 
     @property
     def name(self) -> str:
@@ -213,10 +213,11 @@ def _theta_claims(points: list[Point]) -> list[Claim]:
         for theta in beside
         for term in (Term(chosen[theta], share), Term(controls[theta], -share))
     ]
+    slope, together = "accuracy rises with theta (slope, from 0 to 1)", tuple(pooled)
     return [
-        Claim("accuracy rises with theta (slope, from 0 to 1)", _slope(chosen)),
+        *([Claim(slope, _slope(chosen))] if len(chosen) > 1 else []),
         *_above([(0.9, 0.3)], chosen, "theta {:g} above theta {:g}"),
-        Claim("importance above random, all thetas together", tuple(pooled)),
+        *([Claim("importance above random, all thetas together", together)] if together else []),
         *(
             Claim(
                 f"importance above random at theta {theta:g}",
