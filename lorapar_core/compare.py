@@ -86,7 +86,7 @@ class Answers:
         """All predictions but those before training.
 
         Raises:
-            DataError: of different test problems.
+            DataError: of different test problems, or of one.
         """
         problems: tuple[str, ...] = ()
         strict, flexible = {}, {}
@@ -108,6 +108,10 @@ class Answers:
             key = (label, phase, int(seed))
             strict[key] = np.array([right[k] for k in order], dtype=np.float64)
             flexible[key] = sum(loosely) / len(loosely)
+        if len(problems) < 2:
+            raise DataError(
+                f"{len(problems)} test problem can't tell points apart; raise data.test_examples"
+            )
         return cls(problems, strict, flexible)
 
     def seeds(self, *places: tuple[str, str]) -> list[int]:
@@ -149,6 +153,7 @@ def _point(
                 "after": phase,
                 "seeds": seeds,
                 **_interval(found[label, phase]),
+                **_ends(max(0.0, found[label, phase].low), min(1.0, found[label, phase].high)),
                 "by_seed": _rounded(strict),
                 "flexible": round(float(np.mean(flexible)), DIGITS),
             }

@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 import pytest
-from tiny_recipe import write_tiny_recipe
+from tiny_recipe import tiny_recipe, write_tiny_recipe
 
 from artifacts import Store
 from flows import cli, local_sweep
@@ -206,6 +206,41 @@ def test_where_every_trial_fails_the_first_says_why(copy: Swept) -> None:
     assert done.code == 1
     assert f"all {TRIALS} trials failed; theta 0.3, seed 0: System " in done.error
     assert f"; and {TRIALS - 3} more" in done.error
+
+
+@pytest.mark.slow
+def test_the_labels_are_held_against_the_truth_where_it_is_known(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    """Of generated problems it is: each way of asking has its teachers' errors beside its
+    labels'."""
+    third = {"name": "third", "provider": "local", "wording": "introspective"}
+    teachers = [*tiny_recipe(tiny_model)["teachers"], third]
+    importance = {"examples": 1}
+    recipe = write_tiny_recipe(
+        tmp_path / "tiny.yaml", tiny_model, teachers=teachers, importance=importance
+    )
+    arguments = ["sweep", "labels", recipe, "--store", tmp_path / "store", "--seeds=0", "--json"]
+    with (
+        contextlib.redirect_stdout(io.StringIO()) as out,
+        contextlib.redirect_stderr(io.StringIO()) as error,
+    ):
+        cli.main([str(word) for word in arguments])  # a tiny model's labels may be one-sided
+    lines = out.getvalue().splitlines()
+    assert lines, error.getvalue()
+    results = json.loads(lines[-1])["results"]
+    strategies = {found["label"]: found for found in results["truth"]["strategies"]}
+    done = {point["label"] for point in results["points"] if point["phases"]}
+    assert set(strategies) == done
+    assert "3 teachers" in done
+    assert set(strategies["3 teachers"]["teachers"]) == {"first", "second", "third"}
+    for found in strategies.values():
+        assert found["labels"]["examples"] == results["truth"]["examples"] == 24
+        for rates in (found["labels"], *found["teachers"].values()):
+            assert 0 <= rates["all"] <= 1
+    alone = strategies.get("one teacher")
+    if alone:
+        assert alone["labels"] == alone["teachers"]["first"], "its votes are the labels"
 
 
 def test_nothing_is_left_running(swept: Swept) -> None:

@@ -16,12 +16,13 @@ from lorapar_core.claims import (
     intervals,
     judge,
     p_value,
+    spread,
     verdict,
 )
 from lorapar_core.claims import resampled as resampled_all
 
 QUICK = 999
-TABLES = st.tuples(st.integers(1, 4), st.integers(1, 12), st.integers(0, 2**16))
+TABLES = st.tuples(st.integers(1, 4), st.integers(2, 12), st.integers(0, 2**16))
 """Seeds, problems, and what to draw a table of them with."""
 
 
@@ -65,38 +66,59 @@ def covered(*, seeds: int, spread: float, replications: int = 300) -> int:
 
 
 @pytest.mark.parametrize(
-    ("seeds", "spread"),
+    ("seeds", "spread", "share"),
     [
-        (3, 0.05),
-        pytest.param(3, 0.0, marks=pytest.mark.slow),
-        pytest.param(5, 0.05, marks=pytest.mark.slow),
-        pytest.param(1, 0.0, marks=pytest.mark.slow),
+        (3, 0.05, 0.95),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in [
+                (1, 0.0, 0.95),
+                (2, 0.05, 0.90),  # the module names it: two seeds are too few
+                (3, 0.0, 0.95),
+                (3, 0.02, 0.95),
+                (3, 0.1, 0.95),
+                (5, 0.05, 0.95),
+            ]
+        ),
     ],
 )
-def test_an_interval_covers_the_truth_as_often_as_it_says(seeds: int, spread: float) -> None:
-    """300 experiments at 95 % miss no more than 15 + 3 times the binomial's deviation."""
-    least = 300 * 0.95 - 3 * sqrt(300 * 0.95 * 0.05)
+def test_an_interval_covers_the_truth_as_often_as_it_says(
+    seeds: int, spread: float, share: float
+) -> None:
+    """300 experiments miss no more than they may and 3 times the binomial's deviation."""
+    least = 300 * share - 3 * sqrt(300 * share * (1 - share))
     assert covered(seeds=seeds, spread=spread) >= least
 
 
-def test_an_interval_is_not_endless() -> None:
-    """What covers by being wide: the conservative case's intervals are at most twice as wide as
-    those of a known variance."""
+def test_what_covers_is_not_endless() -> None:
+    """Where seeds don't matter, three are about as good as what is known of the variance."""
+    widths = []
+    for k in range(20):
+        found = interval(table(3, 400, k, shift=0.1), seed=0, draws=QUICK)
+        widths.append(found.high - found.low)
     paired = table(3, 400, 7, shift=0.1)
     known = 2 * 1.96 * paired.std() / sqrt(paired.size)
+    assert 0.9 * known < float(np.median(widths)) < 1.6 * known
+
+
+def test_where_seeds_are_all_that_differs_the_tails_are_students() -> None:
+    """Three of them have two degrees of freedom: 4.3 deviations, not 2."""
+    paired = np.array([[-0.1], [0.0], [0.1]]) + np.zeros((3, 50))
+    variance, freedom = spread(paired)
+    assert variance == pytest.approx(0.01 / 3)
+    assert freedom == pytest.approx(2)
     found = interval(paired, seed=0)
-    assert 0.9 * known < found.high - found.low < 2.2 * known
+    assert found.high - found.low > 2 * 3 * sqrt(variance)
 
 
-def test_three_seeds_that_differ_far_more_than_problems_do_are_too_few() -> None:
-    """The limit that the module names: such intervals miss more often than they say."""
-    source = np.random.default_rng(3)
-    hits = 0
-    for _ in range(300):
-        paired = source.normal(0.0, 1.0, (3, 1)) + np.zeros((3, 40))
-        found = interval(paired, seed=1, draws=QUICK)
-        hits += found.low <= 0 <= found.high
-    assert 0.6 * 300 < hits < 0.93 * 300
+def test_the_spread_is_that_of_the_analysis_of_variance() -> None:
+    """On average over tables with known parts: seeds 0.04, problems 0.25, the rest 1."""
+    source = np.random.default_rng(0)
+    found = []
+    for _ in range(400):
+        rows, columns = source.normal(0, 0.2, (4, 1)), source.normal(0, 0.5, 30)
+        found.append(spread(rows + columns + source.normal(0, 1, (4, 30)))[0])
+    assert np.mean(found) == pytest.approx(0.04 / 4 + 0.25 / 30 + 1 / 120, rel=0.1)
 
 
 # Symmetry and determinism
@@ -132,8 +154,9 @@ def test_the_order_of_seeds_and_of_problems_moves_no_more_than_noise(
 ) -> None:
     paired = table(*shape)
     turned = paired[::-1, ::-1]
-    ours, theirs = (np.sort(resampled(t, seed=1, draws=QUICK)) for t in (paired, turned))
-    assert abs(ours.mean() - theirs.mean()) <= 6 * (ours.std() + 1e-9) / sqrt(QUICK)
+    ours, theirs = (resampled(t, seed=1, draws=QUICK) for t in (paired, turned))
+    low, middle, high = np.quantile(ours, [0.25, 0.5, 0.75])
+    assert abs(middle - np.median(theirs)) <= 0.25 * (high - low) + 1e-9
 
 
 # Holm
@@ -180,8 +203,7 @@ def test_p_is_the_level_at_which_the_interval_leaves_zero_out(
 
 
 def test_nothing_is_found_too_often_where_nothing_is() -> None:
-    """Any false verdict among ten true nulls: at most 5 %, and here, where noise is counted twice,
-    less."""
+    """Any false verdict among ten true nulls: at most 5 % of the tables."""
     tables = [
         judge([table(3, 60, 1000 * r + k) for k in range(10)], seed=0, draws=QUICK)
         for r in range(50)
@@ -199,7 +221,7 @@ def test_one_seed_draws_problems_alone_and_says_so() -> None:
     assert found.over == "problems"
     assert interval(np.vstack([paired, paired]), seed=0).over == "seeds and problems"
     known = 1.96 * paired.std() / sqrt(200)
-    assert found.high - found.estimate == pytest.approx(known, rel=0.1)
+    assert found.high - found.estimate == pytest.approx(known, rel=0.15)
 
 
 def test_points_that_answer_alike_are_open() -> None:
@@ -208,10 +230,14 @@ def test_points_that_answer_alike_are_open() -> None:
     assert found.verdict == "open"
 
 
-def test_a_claim_about_one_problem_and_one_seed_is_what_it_is() -> None:
-    (found,) = judge([np.ones((1, 1))], seed=0)
-    assert (found.interval.low, found.interval.estimate, found.interval.high) == (1.0, 1.0, 1.0)
-    assert found.verdict == "holds"
+def test_points_that_differ_in_every_answer_hold() -> None:
+    (found,) = judge([np.ones((2, 50))], seed=0)
+    assert (found.interval.low, found.interval.high, found.verdict) == (1.0, 1.0, "holds")
+
+
+def test_one_problem_is_judged_by_its_seeds() -> None:
+    found = interval(np.array([[1.0], [0.0], [1.0]]), seed=0)
+    assert found.low < 0 < found.high
 
 
 def test_tables_drawn_together_are_drawn_as_alone() -> None:
@@ -234,6 +260,11 @@ def test_what_is_no_table_is_refused(paired: np.ndarray) -> None:
         resampled(paired, seed=0)
 
 
+def test_a_single_answer_is_refused() -> None:
+    with pytest.raises(ValueError, match="one answer to one problem has no spread"):
+        judge([np.ones((1, 1))], seed=0)
+
+
 def test_too_few_draws_for_the_level_are_refused() -> None:
     with pytest.raises(ValueError, match="19 draws are too few for an interval"):
-        interval(np.ones((1, 1)), seed=0, draws=19)
+        interval(np.ones((1, 2)), seed=0, draws=19)

@@ -208,6 +208,21 @@ def test_other_problems_are_refused(tmp_path: Path) -> None:
         swept.compare()
 
 
+def test_a_single_problem_is_refused(tmp_path: Path) -> None:
+    swept = Swept(tmp_path, "order")
+    role = "predictions/SFT then RL/0/grpo"
+    swept.inputs[role] = predictions(tmp_path / role, [True], PROBLEMS[:1])
+    with pytest.raises(DataError, match="1 test problem can't tell points apart"):
+        swept.compare()
+
+
+def test_an_accuracys_interval_ends_at_0_and_at_1(tmp_path: Path) -> None:
+    swept = order(tmp_path, 0.99, 0.02)
+    for point in swept.compare()["points"]:
+        for phase in point["phases"]:
+            assert 0 <= phase["low"] <= phase["estimate"] <= phase["high"] <= 1
+
+
 # The truth
 
 
