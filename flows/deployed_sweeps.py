@@ -5,7 +5,7 @@ worker that sees the store takes them, and each fails, is retried and resumes al
 is found again by an idempotency key made of the parent's id and the trial's name: a parent that is
 tried again takes finished trials as they are, waits for those under way, and has those that failed
 tried again. At the end it compares what is in the store, and fails if a trial is missing, so that
-it can be retried.
+it can be retried. A parent that is cancelled cancels the trials under way.
 """
 
 import time
@@ -18,10 +18,11 @@ from prefect import flow
 from prefect import runtime as under_prefect
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.deployments import run_deployment
 from prefect.logging import get_run_logger
-from prefect.states import Scheduled
+from prefect.states import Cancelling, Scheduled
 
 from artifacts import Store
 from flows.deployed import (
@@ -87,7 +88,7 @@ class Trials:
             FULL,
             parameters={"recipe": self._recipe, **trial.sections},
             timeout=0,
-            tags=[f"sweep:{self._parent}", trial.name],
+            tags=[_tag(self._parent), trial.name],
             idempotency_key=f"{self._parent}/{trial.name}",
         )
         self._under_way[run.id] = trial
@@ -229,6 +230,25 @@ def _publish(summary: dict[str, Any], recipe: Recipe, store: Store) -> dict[str,
     return summary
 
 
-_HOW: dict[str, Any] = {"flow_run_name": _name, "persist_result": False}
+def _cancel_trials(_flow: Any, run: FlowRun, _state: State[Any]) -> None:
+    """Nobody waits any more for what a cancelled sweep has under way."""
+    these = FlowRunFilter(tags=FlowRunFilterTags(all_=[_tag(run.id)]))
+    with get_client(sync_client=True) as client:
+        for trial in client.read_flow_runs(flow_run_filter=these, limit=200):
+            if trial.state and not trial.state.is_final():
+                state: State[Any] = Cancelling()
+                client.set_flow_run_state(trial.id, state)
+
+
+def _tag(parent: UUID) -> str:
+    """By which a sweep's trials are found."""
+    return f"sweep:{parent}"
+
+
+_HOW: dict[str, Any] = {
+    "flow_run_name": _name,
+    "persist_result": False,
+    "on_cancellation": [_cancel_trials],
+}
 sweep = flow(name="lorapar-sweep", **_HOW)(_sweep)
 baselines = flow(name="lorapar-baselines", **_HOW)(_sweep)

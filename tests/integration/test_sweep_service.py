@@ -31,19 +31,38 @@ def parent(service: Service) -> dict[str, object]:
     return run
 
 
+def start(service: Service, model: Path, folder: Path, **sections: object) -> None:
+    """A server and a worker, and a sweep of two trials, one after the other."""
+    assert service.lorapar("up", "--port", str(service.port)).returncode == 0
+    recipe = write_tiny_recipe(folder / "tiny.yaml", model, **sections)
+    words = (f"recipe={recipe}", "seeds=[3]", "at_once=1")
+    options = [word for given in words for word in ("--param", given)]
+    started = service.prefect("deployment", "run", "lorapar-sweep/order", *options)
+    assert started.returncode == 0, started.stdout + started.stderr
+    wait_for(lambda: bool(service.children()), seconds=180)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_cancelled_sweep_cancels_its_trials(
+    service: Service, tiny_model: Path, tmp_path: Path
+) -> None:
+    start(service, tiny_model, tmp_path, grpo={"max_steps": 150, "max_completion_length": 16})
+    (run,) = service.runs_of("lorapar-sweep")
+    service.post(f"flow_runs/{run['id']}/set_state", {"state": {"type": "CANCELLING"}})
+    wait_for(lambda: parent(service)["state_type"] == "CANCELLED", seconds=120)
+    (trial,) = service.runs_of("lorapar")
+    assert trial["state_type"] in ("CANCELLING", "CANCELLED")
+    wait_for(lambda: service.runs_of("lorapar")[0]["state_type"] == "CANCELLED", seconds=120)
+    wait_for(lambda: not service.children(), seconds=60)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_killed_trial_loses_no_other_and_is_taken_up_by_the_retried_sweep(
     service: Service, tiny_model: Path, tmp_path: Path
 ) -> None:
-    assert service.lorapar("up", "--port", str(service.port)).returncode == 0
-    recipe = write_tiny_recipe(tmp_path / "tiny.yaml", tiny_model)
-    words = (f"recipe={recipe}", "seeds=[3]", "at_once=1")
-    options = [word for given in words for word in ("--param", given)]
-    started = service.prefect("deployment", "run", "lorapar-sweep/order", *options)
-    assert started.returncode == 0, started.stdout + started.stderr
-
-    wait_for(lambda: bool(service.children()), seconds=180)
+    start(service, tiny_model, tmp_path)
     flow = service.children()[0].parent()
     assert flow is not None
     flow.send_signal(signal.SIGKILL)
