@@ -17,7 +17,7 @@ from flows.sweeps import Sweep, Trial
 from lorapar_core.errors import LoraparError, StageFailed
 from lorapar_core.label_truth import SOURCES
 from tasks.action import Action, Input, Outcome
-from tasks.compare import compare
+from tasks.sweep import results
 
 PREDICTIONS = "predictions.parquet"
 
@@ -44,7 +44,7 @@ def gathered(sweep: Sweep, trials: Sequence[Trial], store: Store) -> Gathered:
     points = list(dict.fromkeys(trial.point.label for trial in trials))
     by_label = {trial.point.label: trial.point for trial in trials}
     first = trials[0].recipe
-    action = compare(
+    action = results(
         first,
         sweep=sweep.name,
         model=first.model.base.rstrip("/").rpartition("/")[2].removeprefix("gguf:"),

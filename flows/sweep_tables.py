@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flows.summary import table
-from lorapar_core.compare_page import blocks
+from lorapar_core.sweep_page import blocks
 
 
 def sweep_tables(results: Mapping[str, Any]) -> str:

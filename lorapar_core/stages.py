@@ -41,7 +41,7 @@ STAGES: dict[str, Stage] = {
     "grpo": Stage(4, "lorapar_core.grpo"),
     "evaluate": Stage(1, "lorapar_core.evaluate"),
     "report": Stage(2, "lorapar_core.report"),
-    "compare": Stage(1, "lorapar_core.compare"),
+    "sweep": Stage(1, "lorapar_core.sweep_results"),
 }
 
 

@@ -102,7 +102,7 @@ def test_what_lies_above_the_partition_is_computed_once_a_seed(swept: Swept) -> 
         "sft": TRIALS,
         "evaluate": TRIALS + 1,
         "report": TRIALS,
-        "compare": 1,
+        "sweep": 1,
     }
 
 

@@ -94,7 +94,7 @@ class Swept:
         return self
 
     def compare(self, name: str = "out") -> dict[str, Any]:
-        out = run_stage("compare", self.config, self.inputs, self.folder / name)
+        out = run_stage("sweep", self.config, self.inputs, self.folder / name)
         found: dict[str, Any] = json.loads((out / "results.json").read_text())
         return found
 

@@ -9,7 +9,7 @@ from lorapar_core.config import Recipe
 from tasks.action import Action, Input
 
 
-def compare(
+def results(
     recipe: Recipe,
     *,
     sweep: str,
@@ -33,4 +33,4 @@ def compare(
         "claims": list(claims),
         "calibrations": dict(calibrations),
     }
-    return Action("compare", f"compare[{sweep}]", config=config, inputs=dict(inputs))
+    return Action("sweep", f"sweep[{sweep}]", config=config, inputs=dict(inputs))

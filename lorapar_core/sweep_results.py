@@ -1,4 +1,4 @@
-"""Stage `compare`: a sweep's points beside each other, and what became of its claims.
+"""Stage `sweep`: a sweep's points beside each other, and what became of its claims.
 
 Per point and training stage: accuracy, the mean over seeds, with a 95 % interval over seeds and
 problems. Per claim: the paired difference with its corrected interval, and the verdict (`claims`).
@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 
 from lorapar_core.claims import Interval, Judged, intervals, judge
-from lorapar_core.compare_page import blocks
 from lorapar_core.errors import DataError
 from lorapar_core.label_truth import error_rates, mean_rates, teachers_errors, true_system
 from lorapar_core.paper_sweeps import BASE, SOURCES, Figures, paper_figures
@@ -33,6 +32,7 @@ from lorapar_core.report import as_html, as_markdown
 from lorapar_core.rounds import Votes
 from lorapar_core.spec import Spec
 from lorapar_core.statistics import wilson
+from lorapar_core.sweep_page import blocks
 from lorapar_core.teachers.calibration import labels_of
 
 BOOTSTRAP_SEED = 0
