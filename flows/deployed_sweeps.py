@@ -230,14 +230,14 @@ def _publish(summary: dict[str, Any], recipe: Recipe, store: Store) -> dict[str,
     return summary
 
 
-def _cancel_trials(_flow: Any, run: FlowRun, _state: State[Any]) -> None:
-    """Nobody waits any more for what a cancelled sweep has under way."""
-    these = FlowRunFilter(tags=FlowRunFilterTags(all_=[_tag(run.id)]))
+def _cancel_trials(flow: Any, flow_run: FlowRun, state: State[Any]) -> None:
+    """Nobody waits any more for what a cancelled sweep has under way. (Prefect gives the arguments
+    by name.)"""
+    these = FlowRunFilter(tags=FlowRunFilterTags(all_=[_tag(flow_run.id)]))
     with get_client(sync_client=True) as client:
         for trial in client.read_flow_runs(flow_run_filter=these, limit=200):
             if trial.state and not trial.state.is_final():
-                state: State[Any] = Cancelling()
-                client.set_flow_run_state(trial.id, state)
+                client.set_flow_run_state(trial.id, _CANCELLING)
 
 
 def _tag(parent: UUID) -> str:
@@ -245,6 +245,7 @@ def _tag(parent: UUID) -> str:
     return f"sweep:{parent}"
 
 
+_CANCELLING: State[Any] = Cancelling()
 _HOW: dict[str, Any] = {
     "flow_run_name": _name,
     "persist_result": False,

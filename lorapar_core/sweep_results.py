@@ -153,7 +153,7 @@ def _point(
                 "after": phase,
                 "seeds": seeds,
                 **_interval(found[label, phase]),
-                **_ends(max(0.0, found[label, phase].low), min(1.0, found[label, phase].high)),
+                **_ends(*_bounds(found[label, phase], len(answers.problems))),
                 "by_seed": _rounded(strict),
                 "flexible": round(float(np.mean(flexible)), DIGITS),
             }
@@ -166,6 +166,14 @@ def _point(
         "active_share": active,
         "paper": list(_paper(spec.config, point)),
     }
+
+
+def _bounds(interval: Interval, problems: int) -> tuple[float, float]:
+    """An accuracy's ends, no less than 0 and no more than 1. Where every answer is right, or none,
+    no draw differs, and Wilson's interval over the problems says what that is worth."""
+    if interval.estimate in (0.0, 1.0):
+        return wilson(round(interval.estimate * problems), problems)
+    return max(0.0, interval.low), min(1.0, interval.high)
 
 
 def _shares(spec: Spec, label: str) -> tuple[dict[str, float] | None, dict[str, float] | None]:

@@ -51,8 +51,6 @@ def test_a_cancelled_sweep_cancels_its_trials(
     (run,) = service.runs_of("lorapar-sweep")
     service.post(f"flow_runs/{run['id']}/set_state", {"state": {"type": "CANCELLING"}})
     wait_for(lambda: parent(service)["state_type"] == "CANCELLED", seconds=120)
-    (trial,) = service.runs_of("lorapar")
-    assert trial["state_type"] in ("CANCELLING", "CANCELLED")
     wait_for(lambda: service.runs_of("lorapar")[0]["state_type"] == "CANCELLED", seconds=120)
     wait_for(lambda: not service.children(), seconds=60)
 

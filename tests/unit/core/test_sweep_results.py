@@ -223,6 +223,15 @@ def test_an_accuracys_interval_ends_at_0_and_at_1(tmp_path: Path) -> None:
             assert 0 <= phase["low"] <= phase["estimate"] <= phase["high"] <= 1
 
 
+def test_no_right_answer_is_no_certainty(tmp_path: Path) -> None:
+    swept = order(tmp_path, 1.0, 0.0)
+    found = [point["phases"][-1] for point in swept.compare()["points"]]
+    assert [(phase["low"], phase["high"]) for phase in found] == [
+        (pytest.approx(0.94, abs=0.005), 1.0),
+        (0.0, pytest.approx(0.06, abs=0.005)),
+    ]
+
+
 # The truth
 
 
