@@ -7,8 +7,8 @@ where there is something to buy: a run that finds all its votes reads none.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from artifacts import Store
@@ -44,7 +44,7 @@ class Budget:
             return None
         if self._path is None:
             path = self._tmp / f"purse-{os.getpid()}-{os.urandom(4).hex()}"
-            usd, votes = self._spent(ids)
+            usd, votes = spent(self._ledgers.values(), ids)
             Purse.create(
                 path,
                 usd_cap=runtime.budget_usd,
@@ -55,14 +55,12 @@ class Budget:
             self._path = path
         return self._path
 
-    def _spent(self, ids: Sequence[str]) -> tuple[float, int]:
-        """Dollars and votes that earlier runs have spent on these examples."""
-        wanted, usd, votes = set(ids), 0.0, 0
-        for ledger in self._ledgers.values():
-            entries = read_entries(ledger)
-            usd += entries.spent_usd(wanted)
-            votes += len(wanted & entries.votes.keys())
-        return usd, votes
+    def told(self) -> str:
+        """What is spent, of what: `$0.0312 of $0.05`; empty without a purse."""
+        if self._path is None:
+            return ""
+        with closing(Purse(self._path)) as purse:
+            return purse.told()
 
     def missing(self, wanted: Mapping[str, Sequence[str]]) -> dict[str, int]:
         """Teacher -> votes that its ledger lacks, of those on the examples `wanted` of it."""
@@ -71,3 +69,13 @@ class Budget:
             for name, ids in wanted.items()
             if name in self._ledgers
         }
+
+
+def spent(ledgers: Iterable[Path], ids: Iterable[str]) -> tuple[float, int]:
+    """Dollars and votes that these ledgers tell of, on these examples."""
+    wanted, usd, votes = set(ids), 0.0, 0
+    for ledger in ledgers:
+        entries = read_entries(ledger)
+        usd += entries.spent_usd(wanted)
+        votes += len(wanted & entries.votes.keys())
+    return usd, votes

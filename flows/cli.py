@@ -151,17 +151,22 @@ def _recipe(options: argparse.Namespace) -> Recipe:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from flows.command import run_command
     from flows.healing import healing
     from flows.local import LocalRunner, say_on_stderr
-    from flows.pipeline import check, pipeline
+    from flows.pipeline import pipeline
+    from flows.requirements import check
     from flows.summary import accuracy_table, stage_table, summarize
 
     recipe = _recipe(options)
+    command = run_command(options.recipe, parse_assignments(options.set))
     check(recipe)
     store = Store.open(options.store)
     started = time.monotonic()
     with _ending_in_order(), LocalRunner(recipe, store=store, say=say_on_stderr) as runner:
-        summary = healing(lambda: summarize(pipeline(recipe, runner), recipe=recipe, store=store))
+        summary = healing(
+            lambda: summarize(pipeline(recipe, runner), recipe=recipe, store=store, command=command)
+        )
     summary["seconds"] = round(time.monotonic() - started, 1)
     store.write_run(f"{recipe.name[:40]}-{int(time.time())}-{os.urandom(2).hex()}", summary)
     if options.json:
@@ -214,7 +219,7 @@ def _sweep(options: argparse.Namespace) -> int:
 def _plan(options: argparse.Namespace) -> int:
     from flows.needs import memory_line
     from flows.plan import plan
-    from flows.purchases import purchase_table
+    from flows.purchases import cap_line, purchase_table, votes_line
     from flows.summary import table
 
     planned = plan(_recipe(options), store=Store.open(options.store, create=False))
@@ -223,7 +228,9 @@ def _plan(options: argparse.Namespace) -> int:
         return 0
     rows = [(s["name"], s["state"], (s["key"] or "")[:12]) for s in planned["stages"]]
     print(table(("stage", "state", "key"), rows))
-    print(f"\n{_votes_line(planned)}; local: {planned['local_votes']}")
+    print(f"\n{votes_line(planned)}; local: {planned['local_votes']}")
+    if line := cap_line(planned):
+        print(line)
     if planned["purchases"]:
         print(f"\n{purchase_table(planned)}\n")
     print(memory_line(planned))
@@ -240,17 +247,6 @@ def _plan(options: argparse.Namespace) -> int:
     for name in planned["missing_keys"]:
         print(f"not set: {name}; a run that asks its teacher needs it")
     return 0
-
-
-def _votes_line(planned: dict[str, Any]) -> str:
-    votes, least, cost = planned["votes"], planned["votes_least"], planned["cost_usd"]
-    if not votes:
-        return "votes to buy: 0"
-    about = "" if planned["votes_exact"] else "about "
-    count = f"{least} to {votes}" if least < votes else f"{about}{votes}"
-    if cost is None:
-        return f"votes to buy: {count} (cost unknown)"
-    return f"votes to buy: {count} (about ${cost:.2f})"
 
 
 def _recipes(_options: argparse.Namespace) -> int:

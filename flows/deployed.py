@@ -27,10 +27,12 @@ from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from artifacts import Store
+from flows.command import run_command
 from flows.headline import headline, parts
 from flows.healing import healing
-from flows.pipeline import check, pipeline
+from flows.pipeline import pipeline
 from flows.places import RECIPES
+from flows.requirements import check
 from flows.sparse import given, sparse
 from flows.summary import accuracy_table, stage_table, summarize
 from lorapar_core.config import (
@@ -265,13 +267,16 @@ def lorapar(
         runtime: where and how it runs; changes no result.
     """
     sections = {name: value for name, value in locals().items() if name != "recipe"}
+    command = run_command(recipe, given(sections))
     merged = load_recipe(recipe, recipes=RECIPES, overrides=given(sections))
     check(merged)
     store = Store.open()
     started = time.monotonic()
     with Children(merged.runtime, merged.teachers) as children:
         runner = PrefectRunner(merged, store=store, children=children)
-        summary = healing(lambda: summarize(pipeline(merged, runner), recipe=merged, store=store))
+        summary = healing(
+            lambda: summarize(pipeline(merged, runner), recipe=merged, store=store, command=command)
+        )
     summary["seconds"] = round(time.monotonic() - started, 1)
     return _publish(summary, merged, store)
 

@@ -40,7 +40,7 @@ from flows.deployed import (
 )
 from flows.gathering import gathered, told
 from flows.local_sweep import RUNTIME, failed_line, summary_of
-from flows.pipeline import check
+from flows.requirements import check
 from flows.sparse import given
 from flows.sweep_tables import sweep_tables
 from flows.sweeps import Trial, sweep_named, trials

@@ -17,7 +17,8 @@ from artifacts.durable import write_whole
 from flows.gathering import gathered, told
 from flows.healing import healing
 from flows.local import LocalRunner, Say
-from flows.pipeline import Result, check, pipeline
+from flows.pipeline import Result, pipeline
+from flows.requirements import check
 from flows.sweeps import Sweep, Trial
 from lorapar_core.errors import LoraparError, StageFailed
 from lorapar_core.recipe import merge

@@ -9,7 +9,8 @@ from typing import Any
 
 from artifacts import Ref, Store
 from flows import needs, purchases
-from flows.pipeline import expected_entries, missing_keys, missing_packages, models, pipeline
+from flows.pipeline import expected_entries, pipeline
+from flows.requirements import missing_keys, missing_packages, models
 from lorapar_core.base import locate
 from lorapar_core.config import Recipe
 from lorapar_core.parquet import read_table
@@ -52,12 +53,9 @@ def plan(recipe: Recipe, *, store: Store) -> dict[str, Any]:
     pipeline(recipe, runner)
     missing = [action for action, outcome in runner.actions if outcome.action == "missing"]
     examples = _examples(recipe, runner)
+    ids = list(examples) if examples else None
     bought = purchases.purchases(
-        recipe,
-        runner.actions,
-        store=store,
-        ids=list(examples) if examples else None,
-        question=examples.__getitem__,
+        recipe, runner.actions, store=store, ids=ids, question=examples.__getitem__
     )
     return {
         "stages": [
@@ -70,6 +68,7 @@ def plan(recipe: Recipe, *, store: Store) -> dict[str, Any]:
         ],
         "votes_exact": bool(examples) and _prepared(runner).action == "cached",
         **purchases.told(bought),
+        "budget": purchases.capped(recipe, runner.actions, store=store, ids=ids),
         "local_votes": sum(a.units for a in missing if a.stage == "vote" and a.place == "device"),
         "absent": [name for name, revision in models(recipe) if not locate(name, revision).path],
         "missing_packages": missing_packages(recipe),

@@ -8,17 +8,18 @@ that fail and are made again are not in it: `runtime.budget_usd` is the bound.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
 from artifacts import Ref, Store
+from flows.budget import spent
 from flows.summary import table
 from flows.voting import rule_of
 from lorapar_core.config import Recipe, TeacherConfig
 from lorapar_core.parquet import read_table
-from lorapar_core.rounds import Votes, is_audited, order
+from lorapar_core.rounds import AUDITED, Votes, is_audited, order
 from lorapar_core.rule import needed
 from lorapar_core.teachers.ballot import CONTENT_FREE_ID, Question
 from lorapar_core.teachers.calibration import COLUMNS, labels_of
@@ -69,7 +70,7 @@ def purchases(
     """What the planned `actions` would buy. `ids`: the examples; None while they aren't known."""
     votes = [(a, o) for a, o in actions if a.stage == "vote"]
     target = votes[0][0].config["target"]
-    ledgers = _ledgers(recipe, votes, target)
+    ledgers = ledgers_of(recipe, votes, target)
     entries = {name: read_entries(store.ledger(digest)) for name, digest in ledgers.items()}
     needs = _needs(recipe, votes, entries, ids, store)
 
@@ -92,7 +93,7 @@ class _Need:
     """The examples, or how many there are while they aren't known."""
 
 
-def _ledgers(
+def ledgers_of(
     recipe: Recipe, votes: Sequence[tuple[Action, Outcome]], target: str
 ) -> dict[str, str]:
     """Teacher -> its ledger's name, also where no round has asked it anything yet."""
@@ -131,11 +132,12 @@ def _needs(
 
 
 def _least(recipe: Recipe, count: int) -> int:
-    """Of so many votes of one teacher, those of a first round, where all teachers take turns."""
+    """Of so many votes of one teacher, those of a first round, where all teachers take turns but on
+    the random tenth that all are asked about."""
     if not recipe.voting.curtailed:
         return count
-    size = len(recipe.panel)
-    return count * needed([], size, rule_of(recipe)) // size
+    size, audited = len(recipe.panel), count // AUDITED
+    return audited + (count - audited) * needed([], size, rule_of(recipe)) // size
 
 
 def _curtailed(recipe: Recipe, held: Mapping[str, Votes], ids: Sequence[str]) -> dict[str, _Need]:
@@ -242,15 +244,33 @@ def _likely_completion(teacher: TeacherConfig, entries: Entries) -> float:
     return teacher.max_tokens / REASONING_SHARE
 
 
+def capped(
+    recipe: Recipe,
+    actions: Sequence[tuple[Action, Outcome]],
+    *,
+    store: Store,
+    ids: Sequence[str] | None,
+) -> dict[str, Any]:
+    """The recipe's caps, and what of them is spent (null while the examples aren't known)."""
+    votes = [(a, o) for a, o in actions if a.stage == "vote"]
+    ledgers = ledgers_of(recipe, votes, votes[0][0].config["target"]).values()
+    usd, count = spent(map(store.ledger, ledgers), ids) if ids is not None else (None, None)
+    return {
+        "budget_usd": recipe.runtime.budget_usd,
+        "budget_votes": recipe.runtime.budget_votes,
+        "spent_usd": usd,
+        "spent_votes": count,
+    }
+
+
 def told(found: Sequence[Purchase]) -> dict[str, Any]:
     """As a plan's fields. `cost_usd` is null where a price is unknown."""
-    usd = [purchase.usd for purchase in found]
-    longest = [purchase.longest_usd for purchase in found]
     return {
         "votes": sum(purchase.most for purchase in found),
         "votes_least": sum(purchase.least for purchase in found),
-        "cost_usd": None if None in usd else round(sum(filter(None, usd)), 6),
-        "cost_usd_longest": None if None in longest else round(sum(filter(None, longest)), 6),
+        "cost_usd": _sum(purchase.usd for purchase in found),
+        "cost_usd_least": _sum(_usd_least(purchase) for purchase in found),
+        "cost_usd_longest": _sum(purchase.longest_usd for purchase in found),
         "purchases": [
             {
                 "teacher": p.teacher,
@@ -268,6 +288,44 @@ def told(found: Sequence[Purchase]) -> dict[str, Any]:
             for p in found
         ],
     }
+
+
+def _usd_least(purchase: Purchase) -> float | None:
+    return purchase.usd and purchase.usd * purchase.least / purchase.most
+
+
+def _sum(dollars: Iterable[float | None]) -> float | None:
+    """Null where one is."""
+    known = list(dollars)
+    return None if None in known else round(sum(filter(None, known)), 6)
+
+
+def votes_line(planned: Mapping[str, Any]) -> str:
+    """How many votes, for how much; where voting is curtailed, from least to most."""
+    votes, least = planned["votes"], planned["votes_least"]
+    cost, cost_least = planned["cost_usd"], planned["cost_usd_least"]
+    if not votes:
+        return "votes to buy: 0"
+    about = "" if planned["votes_exact"] else "about "
+    count = about + _between(least, votes)
+    if cost is None:
+        return f"votes to buy: {count} (cost unknown)"
+    low, high = _dollars(cost_least), _dollars(cost)
+    return f"votes to buy: {count} (about {high if low == high else f'{low} to {high}'})"
+
+
+def cap_line(planned: Mapping[str, Any]) -> str:
+    """What of the caps is spent; empty without a cap."""
+    budget, parts = planned["budget"], []
+    known = budget["spent_votes"] is not None
+    if budget["budget_usd"] is not None:
+        spent_usd = f"${budget['spent_usd']:.4f}" if known else "unknown"
+        parts.append(f"{spent_usd} of ${budget['budget_usd']:g}")
+    if budget["budget_votes"] is not None:
+        spent_votes = budget["spent_votes"] if known else "unknown"
+        parts.append(f"{spent_votes} of {budget['budget_votes']} votes")
+    until_known = "" if known else " (until the data has been prepared once)"
+    return f"spent of the cap: {', '.join(parts)}{until_known}" if parts else ""
 
 
 def purchase_table(planned: Mapping[str, Any]) -> str:

@@ -8,13 +8,17 @@ from typing import Any
 
 from artifacts import Ref, Store
 from artifacts.durable import write_whole
+from flows.footprint import footprint
 from flows.pipeline import Result
 from lorapar_core.config import Recipe
+from lorapar_core.report_run import with_run
 from tasks.action import Input
 
 
-def summarize(result: Result, *, recipe: Recipe, store: Store) -> dict[str, Any]:
-    """Stages, artifact digests, accuracies and where the report is.
+def summarize(result: Result, *, recipe: Recipe, store: Store, command: str = "") -> dict[str, Any]:
+    """Stages, artifact digests, accuracies and where the report is; the report's page is written.
+
+    `command` makes the run again.
 
     Raises:
         StoreError: an artifact that it reads is corrupt or gone.
@@ -36,7 +40,7 @@ def summarize(result: Result, *, recipe: Recipe, store: Store) -> dict[str, Any]
             after: store.read_json(_ref(outcome["metrics.json"]))
             for after, outcome in result.evaluations.items()
         },
-        "report": str(_with_suffix(store, page, ".html")),
+        "report": str(_page(store, page, result, command)),
         "adapter": str(store.path(adapter)),
     }
 
@@ -47,12 +51,12 @@ def _ref(value: Input) -> Ref:
     return value
 
 
-def _with_suffix(store: Store, ref: Ref, suffix: str) -> Path:
-    """A name that a browser opens: objects themselves have none."""
-    source = store.path(ref)
-    page = store.root / "runs" / f"{ref.digest[:16]}{suffix}"
-    if not page.exists():
-        write_whole(page, source.read_bytes(), tmp=store.root / "tmp")
+def _page(store: Store, report: Ref, result: Result, command: str) -> Path:
+    """The report with what this run took, under a name that a browser opens."""
+    page = store.root / "runs" / f"{report.digest[:16]}.html"
+    taken = footprint(result.outcomes, store=store)
+    text = with_run(store.path(report).read_text(encoding="utf-8"), taken, command=command)
+    write_whole(page, text.encode(), tmp=store.root / "tmp")
     return page
 
 

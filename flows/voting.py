@@ -44,7 +44,7 @@ def voter_of(teacher: TeacherConfig, model: Model | None) -> Voter:
 
 
 class Voting:
-    """A recipe's votes on its examples."""
+    """A recipe's votes on its examples. `ids` are None in a plan for which nobody knows them."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Voting:
         *,
         voters: Sequence[Voter],
         examples: Input,
-        ids: Input,
+        ids: Sequence[str] | None,
         count: int,
         target: str,
     ) -> None:
@@ -68,7 +68,6 @@ class Voting:
         self._panel = [teacher.name for teacher in recipe.panel]
         self._rounds: dict[str, list[Outcome]] = {name: [] for name in self._voters}
         self._nth = 0
-        self._all_ids: list[str] = []
         self._budget = Budget(recipe.runtime, store=run.runner.store, ledgers=self._ledgers())
 
     def votes(self, *beside: Action) -> tuple[dict[str, list[Outcome]], list[Outcome]]:
@@ -79,28 +78,21 @@ class Voting:
             BudgetReached: a cap was met; the message says what is missing.
             LoraparError: as the stages say.
         """
-        ids = self._run.read(self._ids)
-        self._all_ids = ids or []
         with self._budget.ended():
             try:
-                return self._rounds_of(ids, beside)
+                others = self._ask(self._first(), *beside)
+                if self._ids is not None and (self._recipe.voting.curtailed or self._recipe.judge):
+                    self._go_on(self._ids)
             except BudgetReached as error:
-                raise BudgetReached(self._what_is_missing(error, ids or [])) from error
-
-    def _rounds_of(
-        self, ids: Sequence[str] | None, beside: Sequence[Action]
-    ) -> tuple[dict[str, list[Outcome]], list[Outcome]]:
-        others = self._ask(self._first(ids), *beside)
-        if ids is not None and (self._recipe.voting.curtailed or self._recipe.judge):
-            self._go_on(ids)
+                raise BudgetReached(self._what_is_missing(self._ids or [])) from error
         return self._rounds, others
 
-    def _first(self, ids: Sequence[str] | None) -> Mapping[str, Sequence[str] | None]:
-        """Whom to ask about what in the first round; without ids, in a plan, everybody."""
-        if ids is None:
+    def _first(self) -> Mapping[str, Sequence[str] | None]:
+        """Whom to ask about what in the first round; without ids everybody."""
+        if self._ids is None:
             return dict.fromkeys(self._panel)
         unasked: dict[str, Votes] = {name: {} for name in self._panel}
-        return next_round(ids, unasked, self._rule, curtailed=self._recipe.voting.curtailed)
+        return next_round(self._ids, unasked, self._rule, curtailed=self._recipe.voting.curtailed)
 
     def _go_on(self, ids: Sequence[str]) -> None:
         """The rounds after the first, as far as what is known of them goes."""
@@ -148,7 +140,7 @@ class Voting:
         runner = self._run.runner
         if action.place != "network" or not runner.downloads or look_up(action, runner.store):
             return action
-        purse = self._budget.purse(self._all_ids)
+        purse = self._budget.purse(self._ids or [])
         return replace(action, site={**action.site, "purse": str(purse)}) if purse else action
 
     def _known(self, names: Sequence[str]) -> dict[str, Votes] | None:
@@ -175,7 +167,7 @@ class Voting:
             if voter.teacher.provider == "litellm"
         }
 
-    def _what_is_missing(self, error: BudgetReached, ids: Sequence[str]) -> str:
+    def _what_is_missing(self, ids: Sequence[str]) -> str:
         known = self._known(self._panel) or {}
         ties = for_the_judge(ids, known, self._rule, judged={})
         missing = self._budget.missing(
@@ -183,9 +175,13 @@ class Voting:
         )
         counts = ", ".join(f"{name} {count}" for name, count in missing.items() if count)
         most = "at most " if self._recipe.voting.curtailed else ""
+        runtime = self._recipe.runtime
+        caps = [cap for cap in ("budget_usd", "budget_votes") if getattr(runtime, cap) is not None]
         return (
-            f"{error}; still missing: {most}{sum(missing.values())} votes ({counts}); raise "
-            "runtime.budget_usd or runtime.budget_votes and run again, it goes on from here"
+            f"voting stops at the cap: {self._budget.told()} are spent, earlier runs included (a "
+            f"request whose bill nobody knows counts as its most); still missing: {most}"
+            f"{sum(missing.values())} votes ({counts}); raise "
+            f"{' or '.join(f'runtime.{cap}' for cap in caps)} and run again, it goes on from here"
         )
 
 

@@ -24,6 +24,7 @@ from typing import Any, TextIO
 
 from lorapar_core import events
 from lorapar_core.errors import LoraparError
+from lorapar_core.footprint import Footprint
 from lorapar_core.process import give_back_memory, quiet_libraries, reset
 from lorapar_core.spec import Spec
 from lorapar_core.stages import stage
@@ -75,7 +76,9 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
     try:
         spec = Spec.from_json(json.dumps(request["spec"]))
         reset(spec.runtime)
+        taken = Footprint()
         stage(spec.stage).run(spec, Path(request["out"]))
+        events.footprint(**taken.figures())
     except Exception as error:  # noqa: BLE001  the process border: the parent raises it again
         return failure(error)
     return {"event": "done"}

@@ -47,6 +47,11 @@ def checkpoint(*, step: int, path: Path) -> None:
     _sink({"event": "checkpoint", "step": step, "path": str(path)})
 
 
+def footprint(**figures: float | str) -> None:
+    """Report what the stage takes of the machine; told in its record, and part of no key."""
+    _sink({"event": "footprint", **figures})
+
+
 def resumed(history: Iterable[Mapping[str, Any]]) -> None:
     """Report from which steps the stage has gone on so far, this time last."""
     _sink({"event": "resumed", "history": [dict(entry) for entry in history]})

@@ -21,7 +21,8 @@ from lorapar_core.errors import TrainingError
 
 _LOG = logging.getLogger(__name__)
 ALL, STEADY = "metrics.jsonl", "figures.jsonl"
-TIMES = frozenset({"step_time", "tokens_per_second"})
+SPEED = "tokens_per_second"
+TIMES = frozenset({"step_time", SPEED})
 """Figures that differ from run to run."""
 RATE = "learning_rate"
 CLIPPED = "completions/clipped_ratio"
@@ -67,6 +68,11 @@ class Figures(TrainerCallback):
 
     def collect(self) -> None:
         """Every rank has the same rows: trl gathers what they are made of."""
+
+    def speed(self) -> dict[str, float]:
+        """`tokens_per_second`, the mean of the steps, those before a kill too; or nothing."""
+        speeds = [row[SPEED] for row in self.rows if row.get(SPEED)]
+        return {SPEED: sum(speeds) / len(speeds)} if speeds else {}
 
     def save(self, folder: Path) -> None:
         """Write the rows."""

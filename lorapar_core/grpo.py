@@ -162,6 +162,7 @@ def _train(spec: Spec, journal: Journal, out: Path) -> None:
     if section.engine == "vllm":
         trainer.sample_elsewhere(open_log(spec, journal))
     trainer.train_to_the_end()
+    trainer.tell_footprint(figures)
     kept.collect()
     if ranks.rank() == 0:
         kept.save(out)

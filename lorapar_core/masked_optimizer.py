@@ -81,6 +81,13 @@ class MaskedOptimizer(torch.optim.Optimizer):
         defaults = _without_params(self._inner[0].param_groups[0])
         super().__init__([parameters[key] for key in sorted(parameters)], defaults)
 
+    @property
+    def state_bytes(self) -> int:
+        """What its state takes: moments, step counts, and the padding of each. No weights."""
+        states = [state for inner in self._inner for state in inner.state.values()]
+        tensors = [v for state in states for v in state.values() if isinstance(v, torch.Tensor)]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         if closure is not None:

@@ -106,9 +106,7 @@ def regions(masks: Mapping[str, Bits], cuts: Mapping[int, float]) -> dict[str, A
     """Region counts and what the paper plots of them."""
     places: dict[str, Counter[str]] = {}
     for key, bits in masks.items():
-        found = _PLACE.search(key)
-        place = f"{found[1]}.{found[2]}" if found else key
-        places.setdefault(place, Counter()).update(_counts(bits))
+        places.setdefault(place_of(key), Counter()).update(_counts(bits))
     total: Counter[str] = Counter()
     for counts in places.values():
         total.update(counts)
@@ -129,6 +127,12 @@ def regions(masks: Mapping[str, Bits], cuts: Mapping[int, float]) -> dict[str, A
         "cut": {str(system): cut for system, cut in cuts.items()},
         "by_place": {place: dict(counts) for place, counts in places.items()},
     }
+
+
+def place_of(key: str) -> str:
+    """Layer and module of an adapter's tensor: `3.q_proj`; its key where it has no layer."""
+    found = _PLACE.search(key)
+    return f"{found[1]}.{found[2]}" if found else key
 
 
 def _counts(bits: Bits) -> dict[str, int]:

@@ -5,6 +5,7 @@ Alone, a process is rank 0 of 1, and nothing here touches torch.distributed.
 
 from __future__ import annotations
 
+import gc
 import os
 from typing import Any
 
@@ -56,8 +57,13 @@ def any_of(*flags: bool) -> list[bool]:
 
 
 def part() -> None:
-    """Leave the group, at a stage's end."""
+    """Leave the group, at a stage's end.
+
+    Its threads end with the last object that holds it, and a model that trained in parallel does.
+    One that outlives the interpreter may abort the process.
+    """
     import torch
 
     if torch.distributed.is_available() and torch.distributed.is_initialized():
+        gc.collect()
         torch.distributed.destroy_process_group()

@@ -45,7 +45,7 @@ def _figures(agreement: Mapping[str, Any]) -> Block:
             + ("" if skene["converged"] else " (not converged)"),
         ],
     ]
-    return Block("Agreement", " ".join(words), ["figure", "value"], rows)
+    return Block("Agreement", " ".join(words), ["figure", "value"], rows, under=True)
 
 
 def _pairs(agreement: Mapping[str, Any]) -> Block:
@@ -67,7 +67,7 @@ def _pairs(agreement: Mapping[str, Any]) -> Block:
         for pair in agreement["pairs"]
     ]
     header = ["teachers", "both voted", "same vote", "Cohen's kappa", "correlation"]
-    return Block("Pairs of teachers", words, header, rows)
+    return Block("Pairs of teachers", words, header, rows, under=True)
 
 
 def _divided(agreement: Mapping[str, Any]) -> list[Block]:
@@ -82,7 +82,7 @@ def _divided(agreement: Mapping[str, Any]) -> list[Block]:
     if not rows:
         return []
     header = ["prompt", "answer", "votes"]
-    return [Block("The most divided examples", "", header, rows)]
+    return [Block("The most divided examples", "", header, rows, under=True)]
 
 
 def _flagged(agreement: Mapping[str, Any]) -> list[Block]:
@@ -97,7 +97,7 @@ def _flagged(agreement: Mapping[str, Any]) -> list[Block]:
         [row["prompt"], row["answer"], ", ".join(row["signs"])]
         for row in agreement["flagged_examples"]
     ]
-    return [Block("Suspicious examples", words, ["prompt", "answer", "signs"], rows)]
+    return [Block("Suspicious examples", words, ["prompt", "answer", "signs"], rows, under=True)]
 
 
 def _vote(vote: Mapping[str, Any]) -> str:

@@ -70,6 +70,7 @@ def _train(spec: Spec, journal: Journal, out: Path) -> None:
     trainer.inner = optimizer_class(section.optimizer)
     trainer.journal, trainer.gathered = journal, [figures]
     trainer.train_to_the_end()
+    trainer.tell_footprint(figures)
     finish(spec, setting, figures, out)
 
 

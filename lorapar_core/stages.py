@@ -36,11 +36,12 @@ STAGES: dict[str, Stage] = {
     "initialize": Stage(1, "lorapar_core.initialize"),
     "moments": Stage(2, "lorapar_core.moments"),
     "score": Stage(1, "lorapar_core.importance"),
+    "profile": Stage(1, "lorapar_core.profile_importance"),
     "partition": Stage(1, "lorapar_core.partition"),
     "sft": Stage(4, "lorapar_core.sft"),
-    "grpo": Stage(4, "lorapar_core.grpo"),
+    "grpo": Stage(5, "lorapar_core.grpo"),
     "evaluate": Stage(1, "lorapar_core.evaluate"),
-    "report": Stage(2, "lorapar_core.report"),
+    "report": Stage(3, "lorapar_core.report"),
     "sweep": Stage(1, "lorapar_core.sweep_results"),
 }
 

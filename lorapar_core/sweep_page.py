@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lorapar_core.report_block import Block, Row, percent
+from lorapar_core.report_block import Block, Html, Row, percent
+from lorapar_core.report_charts import Series, figure, line
 
 SAID = {
     "holds": "holds",
@@ -55,7 +56,31 @@ def _points(results: Mapping[str, Any]) -> Block:
     if results["paper"]:
         words += f" Paper: {results['paper']}."
     header = ["point", *moved, "kept", "after", "accuracy", "by seed", "flexible", "paper"]
-    return Block("Points", words, header, rows)
+    return Block("Points", words, header, rows, figures=_by_theta(results))
+
+
+def _by_theta(results: Mapping[str, Any]) -> list[Html]:
+    """For the sweep theta: accuracy with its interval, that of the controls, and the paper's."""
+    if results["sweep"] != "theta":
+        return []
+    series = []
+    for elements, look in (("importance", "a"), ("random", "b")):
+        own = [p for p in results["points"] if p["values"]["elements"] == elements and p["phases"]]
+        last = [point["phases"][-1] for point in own]
+        thetas = [point["values"]["theta"] for point in own]
+        estimates, low, high = ([p[k] for p in last] for k in ("estimate", "low", "high"))
+        series.append(Series(f"by {elements}", thetas, estimates, low, high, look=look))
+    there = [p for p in results["points"] if p["paper"] and p["values"]["elements"] == "importance"]
+    shown = [point["paper"][-1] / 100 for point in there]
+    series.append(Series("paper", [p["values"]["theta"] for p in there], shown, look="c"))
+    drawn = line(
+        [one for one in series if one.x],
+        label="accuracy over theta",
+        x_label="theta",
+        y_label="strict accuracy",
+        shares=True,
+    )
+    return [figure(drawn, "The mean over seeds, with 95 % intervals.")]
 
 
 def _rows(point: Mapping[str, Any], seeds: Sequence[int]) -> list[Row]:

@@ -28,7 +28,7 @@ from lorapar_core.errors import DataError
 from lorapar_core.label_truth import error_rates, mean_rates, teachers_errors, true_system
 from lorapar_core.paper_sweeps import BASE, SOURCES, Figures, paper_figures
 from lorapar_core.parquet import read_table
-from lorapar_core.report import as_html, as_markdown
+from lorapar_core.report_page import as_html, as_markdown
 from lorapar_core.rounds import Votes
 from lorapar_core.spec import Spec
 from lorapar_core.statistics import wilson

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.numpy import load_file
 
-from lorapar_core import ranks
+from lorapar_core import events, ranks
 from lorapar_core.config import GrpoConfig, ModelConfig, SftConfig
 from lorapar_core.errors import TooFewExamples, TrainingError
 from lorapar_core.examples import seeded_order, system_ids
@@ -49,13 +49,14 @@ class MaskedTraining:
 
     masks: Mapping[str, PackedMask]
     inner: type[torch.optim.Optimizer]
+    masked: MaskedOptimizer | None = None
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         trainer: Any = self
         if trainer.optimizer is None:
             args = trainer.args
             parameters, masks = restrict(adapter_parameters(model or trainer.model), self.masks)
-            trainer.optimizer = optimizer = MaskedOptimizer(
+            trainer.optimizer = self.masked = optimizer = MaskedOptimizer(
                 parameters,
                 masks,
                 inner=self.inner,
@@ -68,6 +69,17 @@ class MaskedTraining:
             _LOG.info("training %d of %d elements", optimizer.active_count, elements)
         made: torch.optim.Optimizer = trainer.optimizer
         return made
+
+    def tell_footprint(self, figures: Figures) -> None:
+        """Report how many elements were trained, what the optimizer held for them, and how fast it
+        went. (There is no optimizer where a checkpoint had the last step.)"""
+        events.footprint(**figures.speed())
+        if self.masked is not None:
+            events.footprint(
+                elements=sum(mask.shape.numel() for mask in self.masks.values()),
+                active_elements=self.masked.active_count,
+                optimizer_bytes=self.masked.state_bytes,
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from lorapar_core.config import RuntimeConfig
 from lorapar_core.errors import Stopped
 from lorapar_core.process import thread_count
 from lorapar_core.spec import Spec
-from lorapar_core.surroundings import installed_version
+from lorapar_core.surroundings import installed_version, processor
 from tasks.action import Action, External, Outcome
 from tasks.children import Children
 
@@ -114,6 +114,7 @@ def _compute(
         inputs=digests,
         provenance={
             **provenance(action, runtime, seconds=seconds, commit=commit),
+            "footprint": keeper.footprint,
             "resumed": keeper.history,
         },
     )
@@ -139,14 +140,25 @@ class _Keeper:
         self._key, self._store, self._listen = key, store, listen
         self.history: list[Any] = []
         """From which steps the stage has gone on."""
+        self.footprint: dict[str, Any] = {}
+        """What it took of the machine: of several processes the largest figure of each kind."""
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         if event["event"] == "checkpoint":
             self._keep(Path(event["path"]), event["step"])
         elif event["event"] == "resumed":
             self.history = event["history"]
+        elif event["event"] == "footprint":
+            self._add_footprint(event)
         else:
             self._listen(event)
+
+    def _add_footprint(self, event: Mapping[str, Any]) -> None:
+        for name, value in event.items():
+            if isinstance(value, int | float):
+                value = max(value, self.footprint.get(name, value))
+            if name != "event":
+                self.footprint[name] = value
 
     def _keep(self, source: Path, step: int) -> None:
         writer = {"host": platform.node(), "pid": os.getpid(), "unix": round(time.time(), 3)}
@@ -186,6 +198,7 @@ def provenance(
         "host": platform.node(),
         "python": platform.python_version(),
         "platform": platform.platform(),
+        "processor": processor(),
         "cpus": os.cpu_count(),
         "threads": thread_count(runtime),
         "nodes": runtime.nodes,

@@ -17,6 +17,7 @@ STAGES = (
     "moments[2/0]",
     "score[1]",
     "score[2]",
+    "profile",
     "partition",
     "evaluate[base]",
     "sft",

@@ -10,12 +10,14 @@ from __future__ import annotations
 import resource
 import sys
 import time
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 from figures import figure, machine
 
 from lorapar_core.partition import partition
+from lorapar_core.profile_importance import binned, by_place, first_kept, plane_counts
 from lorapar_core.ranking import Ranking, Scores
 
 ELEMENTS = 17_891_328
@@ -23,6 +25,8 @@ WALKED = 200_000
 THETA = 0.9
 LATER = (0.5, 0.6, 0.7, 0.8, 0.85, 0.925, 0.95, 0.975, 0.99)
 REPEATS = 3
+PLACES = 32 * 6
+"""Layers and modules."""
 
 
 def main() -> None:
@@ -43,6 +47,7 @@ def main() -> None:
     figure("partition_first_theta_s", first, "s")
     figure("partition_next_nine_s", float(np.median(laters)), "s")
     figure("partition_peak_mib", _peak_mib(), "MiB")
+    figure("profile_s", profile_seconds(scores), "s")
     ratio = walk_seconds(importances(WALKED, seed=3)) / (first / (2 * ELEMENTS))
     figure("partition_ratio_per_element", ratio, "ratio")
 
@@ -52,6 +57,17 @@ def importances(count: int, *, seed: int) -> Scores:
     draws = np.random.default_rng(seed).standard_normal(count, dtype=np.float32)
     draws *= np.float32(1.535)
     return np.exp(draws, out=draws)
+
+
+def profile_seconds(scores: Mapping[int, Scores]) -> float:
+    """Of all that stage `profile` does but reading and writing, on as many places as the model."""
+    started = time.perf_counter()
+    levels = {system: first_kept(values)[0] for system, values in scores.items()}
+    bins = {system: binned(values)[0] for system, values in scores.items()}
+    size = ELEMENTS // PLACES
+    by_place(levels, {f"layers.{k}.q_proj.lora_A.weight": size for k in range(PLACES)})
+    plane_counts(bins)
+    return time.perf_counter() - started
 
 
 def walk_seconds(scores: Scores) -> float:

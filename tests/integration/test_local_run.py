@@ -23,7 +23,7 @@ import psutil
 import pytest
 from tiny_recipe import STAGES, write_tiny_recipe
 
-from artifacts import Ref, Store
+from artifacts import Record, Ref, Store
 from flows import cli
 
 # Prefect, once another test has imported it, listens to our loggers and misses its flow here.
@@ -152,6 +152,31 @@ def test_a_run_ends_with_its_summary(computed: Computed) -> None:
     for digest in summary["artifacts"].values():
         assert len(digest) == 64
     assert [document for _, document in Store.open(computed.store).runs()][-1] == summary
+
+
+def test_the_runs_page_tells_what_it_took_and_the_report_does_not(computed: Computed) -> None:
+    page = Path(computed.summary["report"]).read_text()
+    report = object_path(computed, computed.summary["artifacts"]["report"]).read_text()
+    command = f"lorapar run {computed.recipe}"
+    assert command in page
+    assert command not in report
+    assert str(computed.store) not in report
+    assert '<th scope="col" class="n">seconds</th>' in page
+    assert ">seconds</th>" not in report
+    assert all(digest in page for digest in computed.summary["artifacts"].values())
+    taken = {record.name: record.provenance["footprint"] for record in records(computed)}
+    assert all(figures["peak_bytes"] > 10 * 2**20 for figures in taken.values())
+    for name in ("sft", "grpo"):
+        figures = taken[name]
+        assert 0 < figures["active_elements"] < figures["elements"]
+        least = 8 * figures["active_elements"]  # two float32 moments an element
+        assert least <= figures["optimizer_bytes"] < least + 4096
+        assert figures["tokens_per_second"] > 0
+        assert f"{figures['active_elements']:,} (" in page
+
+
+def records(where: Computed) -> list[Record]:
+    return list(Store.open(where.store, create=False).records())
 
 
 def test_training_moved_the_adapter(computed: Computed) -> None:

@@ -98,6 +98,7 @@ def test_what_lies_above_the_partition_is_computed_once_a_seed(swept: Swept) -> 
         "initialize": 2,
         "moments": 4,
         "score": 4,
+        "profile": 2,
         "partition": TRIALS,
         "sft": TRIALS,
         "evaluate": TRIALS + 1,

@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM
 from lorapar_core.loading import adapter_parameters
 from lorapar_core.masked_optimizer import MaskedOptimizer, restrict
 from lorapar_core.packed_mask import PackedMask
+from lorapar_core.ranks import part
 
 folder, rank, stop, resume = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 torch.set_num_threads(1)
@@ -71,7 +72,8 @@ if rank == 0:
     torch.save({"adapter": state, "optimizer": optimizer.state_dict(), "step": stop,
                 "schedule": schedule.state_dict()}, folder / "saved.pt")
 torch.distributed.barrier()
-torch.distributed.destroy_process_group()
+del wrapped  # it holds the group, whose threads must not outlive the interpreter
+part()
 """
 
 

@@ -153,6 +153,12 @@ def test_a_sparse_section_keeps_the_rest_of_the_recipe(other_theta: Seen) -> Non
     assert other_theta.named("Completed") == FROM_PARTITION
 
 
+def test_its_page_has_the_command_that_makes_it_again(other_theta: Seen) -> None:
+    page = Path(other_theta.state.result()["report"]).read_text()
+    assert "lorapar run" in page
+    assert " --set partition.theta=0.5</code>" in page
+
+
 @pytest.mark.parametrize("kind", ["progress", "table"])
 def test_training_leaves_progress_and_a_table_and_voting_its_progress(
     flows: Flows, first: Seen, kind: str

@@ -1,6 +1,8 @@
 """The sandbox: what passes, what doesn't, and what hostile programs don't get done.
 
-Each hostile program tries something and then defines `done`; its test asks whether it could.
+Each hostile program tries something and then defines `done`; its test, which stays outside, asks
+whether it could. The corpus of attacks is in test_hostile_programs.py, what tests can use of a
+program in test_sandbox_channel.py, bubblewrap and unshare in test_isolation.py.
 """
 
 from __future__ import annotations
@@ -15,9 +17,8 @@ from typing import get_args
 
 import pytest
 
-from lorapar_core import sandbox
 from lorapar_core.config import Sandbox
-from lorapar_core.errors import ConfigError, SandboxError
+from lorapar_core.errors import ConfigError
 from lorapar_core.sandbox import Limits, passes, require_sandbox
 
 
@@ -30,9 +31,7 @@ def can_be_closed(mode: Sandbox) -> bool:
 
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs seccomp")
-NAMESPACES = pytest.mark.skipif(
-    not can_be_closed("isolated"), reason="needs unshare and user namespaces"
-)
+NAMESPACES = pytest.mark.skipif(not can_be_closed("isolated"), reason="needs user namespaces")
 MODES = [
     pytest.param(mode, marks=[NAMESPACES] if mode == "isolated" else [])
     for mode in get_args(Sandbox)
@@ -59,31 +58,38 @@ def attempt(statement: str) -> str:
         ("def f(x:", "", False),
         ("x = 1", "this is no Python", False),
         ("x = '\ud800'", "", False),
+        ("def f():\n    return '\\ud800'", "assert f() == '\\ud800'", True),
         ("import math, json, re, collections, itertools, datetime", "", True),
         ("import numpy", "", False),
         ("import lorapar_core", "", False),
         ("import sys\nassert sys.path == [p for p in sys.path if 'lorapar' not in p]", "", True),
-        ("open('a', 'w').write('b')", "assert open('a').read() == 'b'", True),
+        ("open('a', 'w').write('b')\nx = open('a').read()", "assert x == 'b'", True),
         (
-            "import threading as t\nx = []\nh = t.Thread(target=x.append, args=[1])\nh.start()",
-            "h.join(); assert x",
+            "import threading as t\nx = []\nh = t.Thread(target=x.append, args=[1])\n"
+            "h.start(); h.join()",
+            "assert x == [1]",
             True,
         ),
         ("def f(n):\n    return f(n + 1)", "f(0)", False),
         ("if __name__ == '__main__':\n    raise ValueError", "", True),
         ("try:\n    input()\nexcept EOFError:\n    x = 1", "assert x == 1", True),
-        ("import random", f"assert random.random() == {0.8444218515250481}", True),
+        ("import random\nx = random.random()", f"assert x == {0.8444218515250481}", True),
+        ("", f"import random\nassert random.random() == {0.8444218515250481}", True),
         ("print('ready')", "assert False", False),
-        ("open('/dev/null', 'w').write('a')", "assert open('/dev/null').read() == ''", True),
+        (
+            "open('/dev/null', 'w').write('a')\nx = open('/dev/null').read()",
+            "assert x == ''",
+            True,
+        ),
         ("import dataclasses\n@dataclasses.dataclass\nclass A:\n    x: 'int' = 1", "A(2)", True),
         (
             "from __future__ import annotations\nimport dataclasses\n"
             "@dataclasses.dataclass\nclass A:\n    x: int = 1",
-            "A(2)",
+            "assert A(2) == A(2) != A(3) and A(2).x == 2",
             True,
         ),
-        ("import pickle\nclass A: pass", "pickle.loads(pickle.dumps(A()))", True),
-        ("import tempfile", "tempfile.TemporaryFile().write(b'a')", True),
+        ("import pickle\nclass A: pass\npickle.loads(pickle.dumps(A()))", "", True),
+        ("import tempfile\ntempfile.TemporaryFile().write(b'a')", "", True),
     ],
 )
 def test_what_passes(mode: Sandbox, program: str, tests: str, passed: bool) -> None:
@@ -111,6 +117,14 @@ def test_leaving_before_the_tests_is_no_pass(mode: Sandbox, program: str) -> Non
 
 
 @BOTH
+def test_leaving_in_the_middle_is_no_pass_and_cannot_be_caught(mode: Sandbox) -> None:
+    tests = "try:\n    f(1)\nexcept BaseException:\n    pass"
+    assert passes("def f(x): raise ValueError", tests, sandbox=mode) is True
+    for leaving in ("raise SystemExit", "import os; os._exit(0)", "raise KeyboardInterrupt"):
+        assert passes(f"def f(x): {leaving}", tests, sandbox=mode) is False, leaving
+
+
+@BOTH
 def test_an_infinite_loop_ends_by_its_cpu_time(mode: Sandbox) -> None:
     started = time.monotonic()
     program = "import signal\nsignal.signal(signal.SIGXCPU, signal.SIG_IGN)\nwhile True: pass"
@@ -134,10 +148,11 @@ def test_a_sleeper_ends_by_the_clock(mode: Sandbox, caplog: pytest.LogCaptureFix
     before = programs_running()
     assert passes(stubborn, "", sandbox=mode, limits=Limits(cpu_s=1, wall_s=1)) is False
     assert "ended after 1 s on the clock" in caplog.text
-    deadline = time.monotonic() + 5
-    while programs_running() - before and time.monotonic() < deadline:
+    left, deadline = programs_running() - before, time.monotonic() + 20
+    while left and time.monotonic() < deadline:  # what others run here ends by then
         time.sleep(0.05)
-    assert not programs_running() - before
+        left &= programs_running()
+    assert not left
 
 
 def programs_running() -> set[str]:
@@ -145,7 +160,7 @@ def programs_running() -> set[str]:
     found = set()
     for line in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            if b"sandboxed.py" in line.read_bytes():
+            if b"sandboxed/__main__.py" in line.read_bytes():
                 found.add(line.parent.name)
         except OSError:  # gone since
             continue
@@ -185,7 +200,7 @@ def test_memory_is_bounded(mode: Sandbox, program: str) -> None:
         "os.setuid(12345) if os.getuid() == 0 else os.kill(1, 9)",
         "os.chroot('/')",
         "open('big', 'wb').write(bytes(1 << 21))",
-        "x = [open('/etc/passwd') for _ in range(100)]",
+        "x = [open(os.devnull) for _ in range(100)]",
     ],
 )
 def test_a_hostile_call_is_refused(mode: Sandbox, statement: str) -> None:
@@ -193,27 +208,30 @@ def test_a_hostile_call_is_refused(mode: Sandbox, statement: str) -> None:
     assert passes(attempt(statement), tests, sandbox=mode, limits=SHORT) is True
 
 
+CALL = (
+    "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\n"
+    "def call(*numbers):\n    return libc.syscall(*numbers, 0, 0, 0, 0, 0, 0), ctypes.get_errno()\n"
+)
+
+
 @BOTH
 @LINUX
 def test_new_kinds_of_calls_are_refused(mode: Sandbox) -> None:
     """io_uring, which could open sockets unseen, and calls by x86's other numbers."""
-    program = (
-        "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\n"
-        "def call(*arguments):\n"
-        "    return libc.syscall(*arguments), ctypes.get_errno()\n"
-    )
-    tests = "assert call(425, 1, bytes(120)) == (-1, 1)\nassert call(0x40000029, 2, 1, 0)[0] == -1"
-    assert passes(program, tests, sandbox=mode) is True
+    tests = "assert call(425) == (-1, 1)\nassert call(0x40000029, 2, 1)[0] == -1"
+    assert passes(CALL, tests, sandbox=mode) is True
 
 
 @BOTH
 @LINUX
-def test_keyrings_and_other_processes_memory_are_refused(mode: Sandbox) -> None:
-    program = "import ctypes, os\nlibc = ctypes.CDLL(None, use_errno=True)\n"
-    calls = {"x86_64": (248, 249, 250, 310, 311), "aarch64": (217, 218, 219, 270, 271)}
-    for number in (*calls[os.uname().machine], 438):  # 438: pidfd_getfd
-        tests = f"assert (libc.syscall({number}, 0, 0, 0, 0, 0), ctypes.get_errno()) == (-1, 1)"
-        assert passes(program, tests, sandbox=mode) is True, number
+def test_keyrings_shared_memory_and_other_processes_memory_are_refused(mode: Sandbox) -> None:
+    numbers = {
+        "x86_64": (248, 249, 250, 310, 311, 29, 68, 64, 240, 53, 59, 322),
+        "aarch64": (217, 218, 219, 270, 271, 194, 186, 190, 180, 199, 221, 281),
+    }
+    refused = (*numbers[os.uname().machine], 438)  # 438: pidfd_getfd
+    tests = f"assert [n for n in {refused} if call(n) != (-1, 1)] == []"
+    assert passes(CALL, tests, sandbox=mode) is True
 
 
 @NAMESPACES
@@ -244,7 +262,8 @@ def test_the_folder_is_small_and_gone_afterwards() -> None:
     fill = "n = 0\nwhile n < 100:\n    open(str(n), 'wb').write(bytes(1 << 20))\n    n += 1"
     tests = "assert done == 'OSError' and 10 < n < 20"
     assert passes(attempt(fill), tests, sandbox="isolated") is True
-    assert passes("import os", "assert os.listdir() == []", sandbox="isolated") is True
+    program = "import os\nx = os.listdir()"
+    assert passes(program, "assert x == []", sandbox="isolated") is True
 
 
 @BOTH
@@ -260,7 +279,7 @@ def test_nothing_is_left_in_the_temporary_directory(
 def test_our_environment_stays_outside(mode: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     program = "import os\nfound = dict(os.environ)"
-    tests = "assert found.pop('PYTHONHASHSEED') == '0' and not set(found) - {'LC_CTYPE'}, found"
+    tests = "assert found.pop('PYTHONHASHSEED') == '0' and not set(found) - {'LC_CTYPE', 'PWD'}"
     assert passes(program, tests, sandbox=mode) is True
 
 
@@ -289,27 +308,22 @@ def test_named_pipes_in_the_temporary_directory_are_not_there() -> None:
 
 
 @BOTH
-@pytest.mark.parametrize("what", ["os.ftruncate(fd, 0)", "os.lseek(fd, 0, 0)", "os.close(fd)"])
-@pytest.mark.parametrize("word", ["", "ready", "hello"])
-def test_what_a_program_does_to_its_channel_stops_no_run(
-    mode: Sandbox, what: str, word: str
-) -> None:
-    """It may lose its pass by that, but is no failure of the sandbox."""
-    program = (
-        "import os\nfor fd in range(3, 64):\n    try:\n"
-        f"        os.write(fd, {word.encode()!r})\n        {what}\n    except OSError: pass"
-    )
-    assert passes(program, "assert False", sandbox=mode) is False
-    passed = what != "os.close(fd)" and (not word or "lseek" in what)
-    assert passes(program, "", sandbox=mode) is passed
-
-
-@BOTH
 def test_a_flood_of_output_goes_nowhere(mode: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
     program = "import os, sys\nfor _ in range(200):\n    print('x' * (1 << 20))\n"
     program += "    sys.stderr.write('y' * (1 << 20))\nos.system('echo z')"
     assert passes(program, "", sandbox=mode) is True
     assert capfd.readouterr() == ("", "")
+
+
+@BOTH
+@pytest.mark.parametrize("word", ["", "ready", "hello"])
+def test_what_a_program_does_to_its_channel_stops_no_run(mode: Sandbox, word: str) -> None:
+    """It loses its pass by that, but is no failure of the sandbox."""
+    program = (
+        "import os\nfor fd in range(3, 64):\n    try:\n"
+        f"        os.write(fd, {word.encode()!r})\n        os.close(fd)\n    except OSError: pass"
+    )
+    assert passes(program, "", sandbox=mode, limits=SHORT) is False
 
 
 @BOTH
@@ -335,40 +349,4 @@ def test_outcomes_repeat(mode: Sandbox) -> None:
     ).stdout.strip()
     for _ in range(2):
         assert passes(program, f"assert seen == {order}", sandbox=mode) is True
-
-
-def test_without_unshare_the_recipe_has_to_opt_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox.shutil, "which", lambda _: None)
-    with pytest.raises(SandboxError, match="there is no `unshare`"):
-        passes("", "", sandbox="isolated")
-    with pytest.raises(ConfigError, match=r"no `unshare`.*or set runtime\.sandbox: limits") as one:
-        require_sandbox("isolated")
-    assert len(str(one.value).splitlines()) == 1
-    require_sandbox("limits")
-
-
-def test_namespaces_that_are_refused_are_told_and_nothing_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    refusing = tmp_path / "unshare"
-    refusing.write_text("#!/bin/sh\necho 'unshare failed: Operation not permitted' >&2\nexit 1\n")
-    refusing.chmod(0o755)
-    monkeypatch.setattr(sandbox.shutil, "which", lambda _: str(refusing))
-    touched = tmp_path / "touched"
-    with pytest.raises(SandboxError, match="unshare failed: Operation not permitted"):
-        passes(f"open({str(touched)!r}, 'w')", "", sandbox="isolated")
-    assert not touched.exists()
-
-
-@LINUX
-@pytest.mark.skipif(os.geteuid() == 0, reason="root could seal the real files")
-def test_a_sandbox_that_does_not_close_runs_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Here without a mount namespace of its own, which `isolated` must not go on without."""
-    harmless = tmp_path / "unshare"
-    harmless.write_text('#!/bin/sh\nwhile [ "$1" != -- ]; do shift; done\nshift\nexec "$@"\n')
-    harmless.chmod(0o755)
-    monkeypatch.setattr(sandbox.shutil, "which", lambda _: str(harmless))
-    with pytest.raises(SandboxError, match="can't make files read-only: Operation not permitted"):
-        passes("", "", sandbox="isolated")
+        assert passes("", f"{program}\nassert seen == {order}", sandbox=mode) is True

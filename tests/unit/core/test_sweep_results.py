@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -187,8 +188,20 @@ def test_every_sweep_has_its_page(tmp_path: Path, sweep: str) -> None:
     for claim in results["claims"]:
         assert claim["text"] in page
         assert claim["verdict"] in page
-    assert "<script" not in page
+    assert HOSTILE not in page
+    assert "<script>alert" not in page
     assert page.count("<tr>") > len(results["points"]) + len(results["claims"])
+
+
+def test_theta_is_drawn_beside_its_controls_and_the_paper(tmp_path: Path) -> None:
+    swept = Swept(tmp_path, "theta", seeds=(0, 1))
+    swept.fill({label: 0.2 + k / 40 for k, label in enumerate(swept.labels)})
+    swept.compare()
+    page = (tmp_path / "out" / "report.html").read_text()
+    (drawing,) = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+    assert 'aria-label="accuracy over theta"' in drawing
+    for name in ("by importance", "by random", "paper"):
+        assert f">{name}</text>" in drawing
 
 
 def test_the_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:

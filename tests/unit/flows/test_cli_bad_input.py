@@ -191,7 +191,7 @@ def test_good_input_passes_the_same_checks(answers: dict[str, Answer]) -> None:
     """The counterpart of all above, and just as light."""
     good = answers["good"]
     assert (good.code, good.error, good.loaded) == (0, "", [])
-    assert len(json.loads(good.out)["stages"]) == 16
+    assert len(json.loads(good.out)["stages"]) == 17
 
 
 def test_nothing_was_done(answers: dict[str, Answer], home: Path) -> None:

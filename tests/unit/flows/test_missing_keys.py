@@ -11,8 +11,9 @@ import pytest
 from tiny_recipe import tiny_recipe
 
 from artifacts import Store
-from flows.pipeline import pipeline, require_keys
+from flows.pipeline import pipeline
 from flows.plan import PlanRunner
+from flows.requirements import require_keys
 from lorapar_core.config import Recipe
 from lorapar_core.errors import ConfigError
 from lorapar_core.recipe import parse_recipe

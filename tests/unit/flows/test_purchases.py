@@ -24,7 +24,9 @@ from flows.purchases import (
     SHORT_REPLY,
     TYPICAL,
     _open_votes,
+    cap_line,
     purchase_table,
+    votes_line,
 )
 from flows.voting import rule_of
 from lorapar_core.config import Recipe
@@ -85,9 +87,11 @@ def recipe_of(
     teachers: Iterable[str | Mapping[str, Any]],
     *,
     data: Mapping[str, Any] | None = None,
+    runtime: Mapping[str, Any] | None = None,
     **voting: Any,
 ) -> Recipe:
     fields = tiny_recipe(model)
+    fields["runtime"] = {**fields.get("runtime", {}), **(runtime or {})}
     fields["teachers"] = [far(t) if isinstance(t, str) else t for t in teachers]
     fields["voting"] = {"target": TARGET, **voting}
     fields["data"] = {**fields["data"], "examples": len(IDS), **(data or {})}
@@ -357,7 +361,7 @@ def test_what_nobody_has_read_yet_is_taken_to_be_typical(
     recipe = recipe_of(model, "abc", data={"examples": 1000}, curtailed=curtailed)
     hold(recipe, store, "a", dict.fromkeys(IDS, 1))  # of no use while the examples aren't known
     planned = plan(recipe, store=store)
-    least = 666 if curtailed else 1000  # two of three, in turns
+    least = 100 + 600 if curtailed else 1000  # a tenth by all, and two of three in turns
     assert by_teacher(planned) == dict.fromkeys("abc", (least, 1000))
     assert (planned["votes"], planned["votes_exact"]) == (3000, False)
     assert planned["votes_least"] == 3 * least
@@ -609,3 +613,33 @@ def test_the_table_has_a_line_for_each_teacher(model: Path, store: Store, tmp_pa
         assert f"${bought['cost_usd']:.2f}" in line
     assert "1 / 10" in lines[0]
     assert "0.15 / 0.6" in lines[1]
+
+
+def test_curtailed_votes_cost_from_the_least_to_the_most(
+    model: Path, store: Store, tmp_path: Path
+) -> None:
+    recipe = recipe_of(model, [far("a"), far("b"), far("c")], curtailed=True)
+    prepared(recipe, store, tmp_path)
+    planned = plan(recipe, store=store)
+    assert planned["votes_least"] < planned["votes"] == 3 * len(IDS)
+    assert planned["cost_usd_least"] == pytest.approx(
+        sum(p["cost_usd"] * p["votes_least"] / p["votes"] for p in planned["purchases"]), abs=1e-5
+    )
+    count = f"{planned['votes_least']} to {planned['votes']}"
+    low, high = (f"${planned[name]:.2f}" for name in ("cost_usd_least", "cost_usd"))
+    assert votes_line(planned) == f"votes to buy: {count} (about {low} to {high})"
+
+
+def test_the_plan_tells_what_is_spent_of_a_cap(model: Path, store: Store, tmp_path: Path) -> None:
+    runtime = {"budget_usd": 5, "budget_votes": 200}
+    recipe = recipe_of(model, "ab", runtime=runtime)
+    assert plan(recipe, store=store)["budget"]["spent_votes"] is None
+    prepared(recipe, store, tmp_path)
+    hold(recipe, store, "b", dict.fromkeys(IDS[:7], 2))
+    ledger = store.ledger(actions(recipe, store)["vote[b]"].ledger)
+    with Ledger.opened(ledger) as opened:
+        opened.came(opened.sent(IDS[0], usd=1.0), Attempt(IDS[0], "vote", 200, cost_usd=0.25))
+    planned = plan(recipe, store=store)
+    assert planned["budget"] == {**runtime, "spent_usd": 0.25, "spent_votes": 7}
+    assert cap_line(planned) == "spent of the cap: $0.2500 of $5, 7 of 200 votes"
+    assert cap_line(plan(recipe_of(model, "ab"), store=store)) == ""

@@ -10,8 +10,8 @@ import pytest
 from tiny_recipe import tiny_recipe
 
 from artifacts import Store
-from flows.pipeline import check, missing_packages
 from flows.plan import plan
+from flows.requirements import check, missing_packages
 from lorapar_core import process
 from lorapar_core.config import Recipe
 from lorapar_core.errors import ConfigError, TooFewExamples

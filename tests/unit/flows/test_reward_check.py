@@ -13,7 +13,8 @@ import pytest
 import yaml
 from tiny_recipe import tiny_recipe
 
-from flows.pipeline import _located, check
+from flows.pipeline import _located
+from flows.requirements import check
 from lorapar_core.config import Recipe
 from lorapar_core.data.sources import Source
 from lorapar_core.errors import ConfigError, DataError
@@ -154,7 +155,7 @@ def test_execution_refuses_a_row_without_tests_by_its_line(
 def test_a_run_needs_a_sandbox_where_code_is_run(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lorapar_core.sandbox.shutil.which", lambda _: None)
+    monkeypatch.setattr("lorapar_core.sandbox.tools", tuple)
     needing = recipe(tiny_model, {"code": 1.0}, data=data_with_tests(tmp_path))
     with pytest.raises(ConfigError, match=r"need a sandbox.*set runtime\.sandbox: limits"):
         check(needing)

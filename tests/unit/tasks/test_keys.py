@@ -37,6 +37,7 @@ MOMENTS = {"moments[1/0]", "moments[2/0]"}
 EVALUATIONS = {"evaluate[base]", "evaluate[sft]", "evaluate[grpo]"}
 MODEL_READERS = {*VOTES, "initialize", *MOMENTS, "sft", "grpo", *EVALUATIONS}
 FROM_PARTITION = {"partition", "sft", "evaluate[sft]", "grpo", "evaluate[grpo]", "report"}
+FROM_SCORE = {"score[1]", "score[2]", "profile", *FROM_PARTITION}
 
 
 class _Outputs(Mapping[str, Ref]):
@@ -263,7 +264,7 @@ def test_who_reads_a_field(model: Path, change: dict[str, Any], direct: set[str]
     ("change", "onward"),
     [
         ({"partition": {"theta": 0.5}}, FROM_PARTITION),
-        ({"importance": {"seed": 1}}, {*MOMENTS, "score[1]", "score[2]", *FROM_PARTITION}),
+        ({"importance": {"seed": 1}}, {*MOMENTS, *FROM_SCORE}),
         ({"grpo": {"seed": 1}}, {"grpo", "evaluate[grpo]", "report"}),
         ({"lora": {"dropout": 0.0}}, {"sft", "evaluate[sft]", "grpo", "evaluate[grpo]", "report"}),
         ({"lora": {"seed": 1}}, set(ALL) - {"prepare", *VOTES, "tally", "evaluate[base]"}),
@@ -547,6 +548,7 @@ def test_a_sweep_of_theta_scores_once_a_seed_and_asks_no_teacher_again(
         "initialize": 3,
         "moments": 2 * 3,
         "score": 2 * 3,
+        "profile": 3,
         "partition": 3 * points,
         "sft": 3 * points,
         "evaluate": 3 * points + 1,
