@@ -29,7 +29,7 @@ def blocks(results: Mapping[str, Any], digests: Mapping[str, str]) -> list[Block
 
 def _summary(results: Mapping[str, Any]) -> Block:
     verdicts = [claim["verdict"] for claim in results["claims"]]
-    counts = ", ".join(f"{verdicts.count(v)} {v}" for v in SAID if v in verdicts) or "none"
+    counts = ", ".join(f"{v} {verdicts.count(v)}" for v in SAID if v in verdicts) or "none"
     seeds = ", ".join(map(str, results["seeds"]))
     command = f"lorapar sweep {results['sweep']} {results['recipe']} --seeds {seeds}"
     words = (
@@ -69,7 +69,7 @@ def _by_theta(results: Mapping[str, Any]) -> list[Html]:
         last = [point["phases"][-1] for point in own]
         thetas = [point["values"]["theta"] for point in own]
         estimates, low, high = ([p[k] for p in last] for k in ("estimate", "low", "high"))
-        series.append(Series(f"by {elements}", thetas, estimates, low, high, look=look))
+        series.append(Series(elements, thetas, estimates, low, high, look=look))
     there = [p for p in results["points"] if p["paper"] and p["values"]["elements"] == "importance"]
     shown = [point["paper"][-1] / 100 for point in there]
     series.append(Series("paper", [p["values"]["theta"] for p in there], shown, look="c"))

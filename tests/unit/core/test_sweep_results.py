@@ -200,7 +200,7 @@ def test_theta_is_drawn_beside_its_controls_and_the_paper(tmp_path: Path) -> Non
     page = (tmp_path / "out" / "report.html").read_text()
     (drawing,) = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
     assert 'aria-label="accuracy over theta"' in drawing
-    for name in ("by importance", "by random", "paper"):
+    for name in ("importance", "random", "paper"):
         assert f">{name}</text>" in drawing
 
 
