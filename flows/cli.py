@@ -21,6 +21,7 @@ from typing import Any
 from artifacts import Store, StoreError
 from flows import paper
 from flows.places import RECIPES, ROOT
+from flows.sweeps import SWEEPS, sweep_named, trials
 from lorapar_core.base import install_hint
 from lorapar_core.config import Recipe
 from lorapar_core.errors import ConfigError, DataError, LoraparError, ModelError
@@ -75,11 +76,37 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--store", help="where artifacts are kept (default: $LORAPAR_STORE)")
         sub.add_argument("--json", action="store_true", help="end with one JSON object")
         sub.set_defaults(command=command)
+    _add_sweep(commands)
     _add_recipes(commands)
     _add_compare(commands)
     _add_service(commands)
     _add_artifacts(commands)
     return parser
+
+
+def _add_sweep(commands: Any) -> None:
+    summary = "carry out a recipe at the points of a sweep, with several seeds, and compare them"
+    sub = commands.add_parser("sweep", help=summary, description=summary)
+    sub.add_argument("sweep", help=f"{', '.join(SWEEPS)}")
+    sub.add_argument("recipe", help="a shipped recipe's name, or a .yaml file")
+    sub.add_argument("--seeds", type=_seeds, default=(0, 1, 2), help="such as 0,1,2 (the default)")
+    sub.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.FIELD=VALUE",
+        help="change one field of the recipe in every trial; may be given again",
+    )
+    sub.add_argument("--store", help="where artifacts are kept (default: $LORAPAR_STORE)")
+    sub.add_argument("--json", action="store_true", help="end with one JSON object")
+    sub.set_defaults(command=_sweep)
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    words = [word.strip() for word in text.split(",")]
+    if all(word.isdecimal() for word in words) and len(set(words)) == len(words):
+        return tuple(map(int, words))
+    raise argparse.ArgumentTypeError(f"{text!r} are no seeds; give different numbers, as 0,1,2")
 
 
 def _add_recipes(commands: Any) -> None:
@@ -185,6 +212,30 @@ def _ending_in_order() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, former)
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    from flows.local import say_on_stderr
+    from flows.local_sweep import failed_line, run_sweep, with_runtime
+    from flows.sweep_tables import sweep_tables
+
+    sweep = sweep_named(options.sweep)
+    overrides = with_runtime(parse_assignments(options.set))
+    found = trials(sweep, options.recipe, seeds=options.seeds, overrides=overrides)
+    store = Store.open(options.store)
+    started = time.monotonic()
+    with _ending_in_order():
+        summary = run_sweep(sweep, found, store=store, say=say_on_stderr)
+    summary["seconds"] = round(time.monotonic() - started, 1)
+    name = f"sweep-{sweep.name}-{summary['recipe'][:40]}"
+    store.write_run(f"{name}-{int(time.time())}-{os.urandom(2).hex()}", summary)
+    if options.json:
+        print(json.dumps(summary))
+    else:
+        print(f"{sweep_tables(summary['results'])}\n\nreport   {summary['report']}")
+    if failed := failed_line(summary):
+        print(f"lorapar: {failed}; the same command goes on with them", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def _plan(options: argparse.Namespace) -> int:

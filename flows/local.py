@@ -44,24 +44,26 @@ class LocalRunner:
         self._threads.shutdown(wait=error is None, cancel_futures=True)
         self._children.close()
 
-    def submit(self, action: Action) -> Future[Outcome]:
+    def submit(self, action: Action, *, say: Say | None = None) -> Future[Outcome]:
+        """`say` takes what is told of this action, in place of the runner's own."""
+        say = say or self._say
         found = look_up(action, self.store)
         if found:
-            self._say(f"{action.name:<24} cached")
+            say(f"{action.name:<24} cached")
             done: Future[Outcome] = Future()
             done.set_result(found)
             return done
-        return self._threads.submit(self._perform, action)
+        return self._threads.submit(self._perform, action, say)
 
-    def _perform(self, action: Action) -> Outcome:
+    def _perform(self, action: Action, say: Say) -> Outcome:
         outcome = perform(
             action,
             store=self.store,
             children=self._children,
             runtime=self._runtime,
-            listen=_Teller(action.name, self._say),
+            listen=_Teller(action.name, say),
         )
-        self._say(f"{action.name:<24} {outcome.action:<9} {outcome.seconds:8.1f} s")
+        say(f"{action.name:<24} {outcome.action:<9} {outcome.seconds:8.1f} s")
         return outcome
 
 

@@ -43,6 +43,7 @@ STAGES: dict[str, Stage] = {
     "benchmark": Stage(1, "lorapar_core.benchmark"),
     "evaluate": Stage(1, "lorapar_core.evaluate"),
     "report": Stage(3, "lorapar_core.report"),
+    "sweep": Stage(1, "lorapar_core.sweep_results"),
 }
 
 

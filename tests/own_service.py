@@ -66,6 +66,12 @@ class Service:
         found: dict[str, Any] = runs[0]
         return found
 
+    def runs_of(self, flow: str) -> list[dict[str, Any]]:
+        """The runs of a flow, in the order in which they were made."""
+        filters = {"flows": {"name": {"any_": [flow]}}, "sort": "EXPECTED_START_TIME_ASC"}
+        found: list[dict[str, Any]] = self.post("flow_runs/filter", filters)
+        return found
+
     def children(self) -> list[psutil.Process]:
         """The processes that run stages."""
         return [process for process in self.processes() if _is_child(process)]

@@ -39,6 +39,7 @@ from prefect.testing.utilities import prefect_test_harness
 
 from flows.deployed import lorapar
 from flows.places import DEPLOYMENTS, RECIPES
+from flows.sweeps import SWEEPS
 from lorapar_core.errors import ConfigError
 from lorapar_core.recipe import load_recipe
 
@@ -245,27 +246,35 @@ def deployments() -> dict[str, dict[str, Any]]:
 
 
 def test_the_promised_deployments_are_there() -> None:
-    assert {"full", "demo"} <= set(deployments())
+    made = {f"{flow_of(each).name}/{name}" for name, each in deployments().items()}
+    sweeps = {f"lorapar-sweep/{n}" for n in ("theta", "shared", "modules", "labels", "order")}
+    assert {"lorapar/full", "lorapar/demo", *sweeps, "lorapar-baselines/all"} <= made
 
 
-@pytest.mark.parametrize("name", sorted(deployments()))
-def test_an_entrypoint_is_a_flow_and_takes_the_parameters(name: str) -> None:
-    deployment = deployments()[name]
+def flow_of(deployment: dict[str, Any]) -> Flow[Any, Any]:
     file, _, attribute = deployment["entrypoint"].partition(":")
     assert (ROOT / file).is_file()
     module = importlib.import_module(file.removesuffix(".py").replace("/", "."))
     flow = getattr(module, attribute)
     assert isinstance(flow, Flow)
+    return flow
+
+
+@pytest.mark.parametrize("name", sorted(deployments()))
+def test_an_entrypoint_is_a_flow_and_takes_the_parameters(name: str) -> None:
+    deployment = deployments()[name]
+    flow = flow_of(deployment)
     accepted = set(inspect.signature(flow.fn).parameters)
     assert set(deployment["parameters"]) <= accepted
     assert flow.validate_parameters(deployment["parameters"])
 
 
 @pytest.mark.parametrize("name", sorted(deployments()))
-def test_a_deployment_stores_a_recipes_name_and_nothing_else(name: str) -> None:
+def test_a_deployment_stores_names_and_nothing_else(name: str) -> None:
     """A section stored here would replace the recipe's, and `-p` would replace it whole."""
     parameters = deployments()[name]["parameters"]
-    assert set(parameters) == {"recipe"}
+    assert set(parameters) - {"sweep"} == {"recipe"}
+    assert parameters.get("sweep", "theta") in SWEEPS
     assert load_recipe(parameters["recipe"], recipes=RECIPES).name == parameters["recipe"]
 
 

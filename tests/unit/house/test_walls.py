@@ -141,7 +141,7 @@ def test_composition_loads_nothing_heavy() -> None:
 
 def test_the_prefect_flow_loads_nothing_heavy() -> None:
     """`prefect.server` aside, which Prefect's own client imports."""
-    loaded = loaded_by("import flows.deployed, flows.inspect_store, flows.demo")
+    loaded = loaded_by("import flows.deployed_sweeps, flows.inspect_store, flows.demo")
     assert "flows.deployed" in loaded
     assert not loaded.intersection(HEAVY)
 

@@ -16,10 +16,11 @@ from typing import Any
 
 import pytest
 from tiny_recipe import STAGES as ALL
-from tiny_recipe import tiny_recipe
+from tiny_recipe import tiny_recipe, write_tiny_recipe
 
 from artifacts import Ref
 from flows.pipeline import pipeline
+from flows.sweeps import SWEEPS, trials
 from lorapar_core import stages
 from lorapar_core.recipe import merge, parse_recipe
 from lorapar_core.rounds import order
@@ -518,6 +519,67 @@ def test_more_importance_examples_score_new_shards_only(model: Path) -> None:
     old, new = keys_of(model, few), keys_of(model, many)
     assert set(new) - set(old) == {"moments[1/2]", "moments[2/2]"}
     assert changed(old, new) == {"moments[1/2]", "moments[2/2]", "score[1]", "score[2]", "report"}
+
+
+# Sweeps
+
+
+def keys_of_sweep(model: Path, folder: Path, name: str, **overrides: Any) -> dict[str, set[str]]:
+    """Stage -> the different keys that a sweep's trials come to, with seeds 0, 1 and 2."""
+    recipe = write_tiny_recipe(folder / "tiny.yaml", model)
+    found: dict[str, set[str]] = {}
+    for trial in trials(SWEEPS[name], recipe, seeds=(0, 1, 2), overrides=overrides):
+        runner = _Runner(flows=True)
+        pipeline(trial.recipe, runner)
+        for action in runner.actions.values():
+            found.setdefault(action.stage, set()).add(str(action.key))
+    return found
+
+
+def test_a_sweep_of_theta_scores_once_a_seed_and_asks_no_teacher_again(
+    model: Path, tmp_path: Path
+) -> None:
+    counts = {s: len(keys) for s, keys in keys_of_sweep(model, tmp_path, "theta").items()}
+    points = 10 + 9  # each theta by importance, and below 1 at random
+    assert counts == {
+        "prepare": 1,
+        "vote": 2,
+        "tally": 1,
+        "initialize": 3,
+        "moments": 2 * 3,
+        "score": 2 * 3,
+        "profile": 3,
+        "partition": 3 * points,
+        "sft": 3 * points,
+        "evaluate": 3 * points + 1,
+        "report": 3 * points,
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [
+        ("shared", {"vote": 2, "moments": 6, "partition": 27, "grpo": 27}),
+        ("modules", {"vote": 2, "initialize": 9, "moments": 18, "sft": 9}),
+        ("order", {"vote": 2, "moments": 6, "partition": 3, "sft": 6, "grpo": 6}),
+    ],
+)
+def test_a_sweep_shares_what_lies_above_the_field_that_it_moves(
+    model: Path, tmp_path: Path, name: str, counts: dict[str, int]
+) -> None:
+    found = keys_of_sweep(model, tmp_path, name)
+    assert {stage: len(found[stage]) for stage in counts} == counts
+    assert len(found["prepare"]) == len(found["tally"]) == 1
+
+
+def test_a_sweep_of_labels_asks_each_teacher_once_for_each_way_of_asking(
+    model: Path, tmp_path: Path
+) -> None:
+    third = {"name": "third", "provider": "local", "wording": "introspective"}
+    teachers = [*tiny_recipe(model)["teachers"], third]
+    found = keys_of_sweep(model, tmp_path, "labels", teachers=teachers)
+    assert len(found["vote"]) == 3 + 1, "the first one also without role play"
+    assert len(found["tally"]) == 3 + 3, "the random partition is dealt anew with every seed"
 
 
 # Content, not place

@@ -1,0 +1,255 @@
+"""The Prefect flows `lorapar-sweep` and `lorapar-baselines`: each trial is a flow run of its own.
+
+The parent creates runs of `lorapar/full` with sparse parameters, a few at a time, and waits; any
+worker that sees the store takes them, and each fails, is retried and resumes alone. A trial's run
+is found again by an idempotency key made of the parent's id and the trial's name: a parent that is
+tried again takes finished trials as they are, waits for those under way, and has those that failed
+tried again. At the end it compares what is in the store, and fails if a trial is missing, so that
+it can be retried. A parent that is cancelled cancels the trials under way.
+"""
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Literal
+from uuid import UUID
+
+from prefect import flow
+from prefect import runtime as under_prefect
+from prefect.artifacts import create_markdown_artifact
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.deployments import run_deployment
+from prefect.logging import get_run_logger
+from prefect.states import Cancelling, Scheduled
+
+from artifacts import Store
+from flows.deployed import (
+    DataFields,
+    EvaluationFields,
+    GrpoFields,
+    ImportanceFields,
+    LoraFields,
+    ModelFields,
+    PartitionFields,
+    PrefectRunner,
+    RuntimeFields,
+    SftFields,
+    VotingFields,
+)
+from flows.gathering import gathered, told
+from flows.local_sweep import RUNTIME, failed_line, summary_of
+from flows.requirements import check
+from flows.sparse import given
+from flows.sweep_tables import sweep_tables
+from flows.sweeps import Trial, sweep_named, trials
+from lorapar_core.config import Recipe, StageConfig, TeacherConfig
+from lorapar_core.errors import StageFailed
+from lorapar_core.recipe import merge
+from tasks.children import Children
+
+FULL = "lorapar/full"
+POLL_S = 2.0
+SweepName = Literal["theta", "shared", "modules", "labels", "order", "baselines"]
+
+
+class Trials:
+    """Carries trials out as flow runs, `at_once` at a time."""
+
+    def __init__(self, found: Sequence[Trial], *, recipe: str, parent: UUID, at_once: int) -> None:
+        self._waiting = deque(found)
+        self._recipe = recipe
+        self._parent = parent
+        self._at_once = at_once
+        self._under_way: dict[UUID, Trial] = {}
+        self._failed: dict[UUID, Trial] = {}
+        self._log = get_run_logger()
+
+    def carry_out(self) -> dict[str, str]:
+        """Wait for every trial; returns the names of those that failed, with what they ended on."""
+        with get_client(sync_client=True) as client:
+            while self._waiting or self._under_way:
+                while self._waiting and len(self._under_way) < self._at_once:
+                    self._begin(client, self._waiting.popleft())
+                time.sleep(POLL_S)
+                for run_id in list(self._under_way):
+                    self._look_at(client, run_id)
+                if not self._waiting and not self._under_way:
+                    self._take_up_retried(client)
+            return {
+                trial.name: _ending(client.read_flow_run(run_id))
+                for run_id, trial in self._failed.items()
+            }
+
+    def _begin(self, client: SyncPrefectClient, trial: Trial) -> None:
+        """Create the trial's run, or find it again; one that failed before is tried again."""
+        run: Any = run_deployment(
+            FULL,
+            parameters={"recipe": self._recipe, **trial.sections},
+            timeout=0,
+            tags=[_tag(self._parent), trial.name],
+            idempotency_key=f"{self._parent}/{trial.name}",
+        )
+        self._under_way[run.id] = trial
+        if run.state and run.state.is_final() and not run.state.is_completed():
+            # As `prefect flow-run retry` does.
+            state: State[Any] = Scheduled(message="retried with its sweep")
+            client.set_flow_run_state(run.id, state, force=True)
+            self._log.info("%s: tried again", trial.name)
+
+    def _look_at(self, client: SyncPrefectClient, run_id: UUID) -> None:
+        run = client.read_flow_run(run_id)
+        if run.state is None or not run.state.is_final():
+            return
+        trial = self._under_way.pop(run_id)
+        if run.state.is_completed():
+            self._log.info("%s: finished", trial.name)
+        else:
+            self._failed[run_id] = trial
+            self._log.warning("%s: %s", trial.name, _ending(run))
+
+    def _take_up_retried(self, client: SyncPrefectClient) -> None:
+        """Somebody may have retried a trial that failed while others were under way."""
+        for run_id in list(self._failed):
+            run = client.read_flow_run(run_id)
+            if run.state and (run.state.is_completed() or not run.state.is_final()):
+                self._under_way[run_id] = self._failed.pop(run_id)
+
+
+def _ending(run: FlowRun) -> str:
+    state = run.state
+    return f"{state.name}: {state.message or ''}".strip(": ") if state else "no state"
+
+
+def _name() -> str:
+    parameters = dict(under_prefect.flow_run.parameters or {})
+    return f"{parameters.get('sweep', 'sweep')}-{parameters.get('recipe', 'recipe')}"
+
+
+def _sweep(
+    sweep: SweepName,
+    recipe: str = "demo",
+    seeds: list[int] = [0, 1, 2],  # noqa: B006  Prefect shows it, nobody changes it
+    at_once: int = 2,
+    data: DataFields | None = None,  # type: ignore[valid-type]
+    teachers: list[TeacherConfig] | None = None,
+    voting: VotingFields | None = None,  # type: ignore[valid-type]
+    model: ModelFields | None = None,  # type: ignore[valid-type]
+    lora: LoraFields | None = None,  # type: ignore[valid-type]
+    importance: ImportanceFields | None = None,  # type: ignore[valid-type]
+    partition: PartitionFields | None = None,  # type: ignore[valid-type]
+    stages: list[StageConfig] | None = None,
+    sft: SftFields | None = None,  # type: ignore[valid-type]
+    grpo: GrpoFields | None = None,  # type: ignore[valid-type]
+    evaluation: EvaluationFields | None = None,  # type: ignore[valid-type]
+    runtime: RuntimeFields | None = None,  # type: ignore[valid-type]
+) -> dict[str, Any]:
+    """Train at every point of a sweep with several seeds, and compare.
+
+    Args:
+        sweep: what is varied.
+        recipe: a shipped recipe's name, or a .yaml file on the worker. The sections after it are
+            sparse, hold for every trial, and can't change what the sweep varies.
+        seeds: of initialization, scoring, partition and training; data and votes stay.
+        at_once: trials under way side by side, on all workers together.
+        data: what is learned from, and what is tested on.
+        teachers: who votes; replaces the recipe's list whole.
+        voting: how votes become labels.
+        model: the model that is fine-tuned.
+        lora: the adapter.
+        importance: what the elements are scored on.
+        partition: theta, alpha and beta.
+        stages: training stages in order; replaces the recipe's list whole.
+        sft: supervised fine-tuning.
+        grpo: group-relative policy optimization.
+        evaluation: greedy generation on the test problems.
+        runtime: where and how it runs; changes no result. One thread a process, unless it says so.
+    """
+    sections = {
+        "data": data,
+        "teachers": teachers,
+        "voting": voting,
+        "model": model,
+        "lora": lora,
+        "importance": importance,
+        "partition": partition,
+        "stages": stages,
+        "sft": sft,
+        "grpo": grpo,
+        "evaluation": evaluation,
+        "runtime": runtime,
+    }
+    definition = sweep_named(sweep)
+    overrides = merge({"runtime": {"threads": RUNTIME["threads"]}}, given(sections))
+    found = trials(definition, recipe, seeds=seeds, overrides=overrides)
+    for trial in found:
+        check(trial.recipe, runs=False)
+    store = Store.open()
+    started = time.monotonic()
+    failed = Trials(found, recipe=recipe, parent=_run_id(), at_once=max(1, at_once)).carry_out()
+    if len(failed) == len(found):
+        name, why = next(iter(failed.items()))
+        raise StageFailed(f"all {len(found)} trials failed; {name}: {why}")
+    comparison = gathered(definition, found, store)
+    with Children(found[0].recipe.runtime) as children:
+        runner = PrefectRunner(found[0].recipe, store=store, children=children)
+        outcome = runner.submit(comparison.action).result()
+    summary = summary_of(definition, found, outcome, store)
+    summary["failed"] = told(comparison, failed)
+    summary["seconds"] = round(time.monotonic() - started, 1)
+    return _publish(summary, found[0].recipe, store)
+
+
+def _run_id() -> UUID:
+    found = under_prefect.flow_run.id
+    if found is None:
+        raise StageFailed(
+            "a sweep's trials are flow runs; run it through Prefect, or `lorapar sweep`"
+        )
+    return UUID(str(found))
+
+
+def _publish(summary: dict[str, Any], recipe: Recipe, store: Store) -> dict[str, Any]:
+    """Keep the summary in the store under the flow run's id, and show it in the UI.
+
+    Raises:
+        StageFailed: trials failed; the others' comparison is kept and shown all the same.
+    """
+    store.write_run(str(_run_id()), summary)
+    failed = failed_line(summary)
+    told_first = f"{failed}\n\n" if failed else ""
+    create_markdown_artifact(
+        f"{told_first}```\n{sweep_tables(summary['results'])}\n```\n\n"
+        f"Report on the worker: `{summary['report']}`",
+        key="lorapar-sweep-summary",
+        description=f"{summary['sweep']} of {recipe.name}: points and claims",
+    )
+    if failed:
+        raise StageFailed(f"{failed}; retry this run, which goes on with them")
+    return summary
+
+
+def _cancel_trials(flow: Any, flow_run: FlowRun, state: State[Any]) -> None:
+    """Nobody waits any more for what a cancelled sweep has under way. (Prefect gives the arguments
+    by name.)"""
+    these = FlowRunFilter(tags=FlowRunFilterTags(all_=[_tag(flow_run.id)]))
+    with get_client(sync_client=True) as client:
+        for trial in client.read_flow_runs(flow_run_filter=these, limit=200):
+            if trial.state and not trial.state.is_final():
+                client.set_flow_run_state(trial.id, _CANCELLING)
+
+
+def _tag(parent: UUID) -> str:
+    """By which a sweep's trials are found."""
+    return f"sweep:{parent}"
+
+
+_CANCELLING: State[Any] = Cancelling()
+_HOW: dict[str, Any] = {
+    "flow_run_name": _name,
+    "persist_result": False,
+    "on_cancellation": [_cancel_trials],
+}
+sweep = flow(name="lorapar-sweep", **_HOW)(_sweep)
+baselines = flow(name="lorapar-baselines", **_HOW)(_sweep)

@@ -1,0 +1,376 @@
+"""Sweeps: points that differ in one thing, each trained with several seeds, and what they claim.
+
+A sweep is a definition and nothing else: from a recipe it makes points, sparse overrides with a
+label, and the paper's claims about them. `trials` lays point over recipe and seed over point; each
+trial is a recipe like any other, so that all they have in common is computed once. Seeds move what
+is drawn in initialization, scoring, partition and training. Data and votes stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+from flows.places import RECIPES
+from lorapar_core.config import Recipe
+from lorapar_core.errors import ConfigError
+from lorapar_core.recipe import did_you_mean, load_recipe, merge
+
+THETAS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+FRACTIONS = (0.0, 0.5, 1.0)
+MODULES = ("QKV", "GUD", "QKVGUD")
+PANELS = (3, 5)
+"""Sizes of the panels that vote, beside the single teacher."""
+METHODS = (
+    "lora-par",
+    "lora",
+    "olora",
+    "pissa",
+    "lora+rl",
+    "pissa+rl",
+    "random",
+    "prompt-tuning",
+    "p-tuning",
+    "prefix-tuning",
+    "ia3",
+)
+SEEDED = ("lora", "importance", "partition", "voting", "sft", "grpo")
+"""Sections whose `seed` is the trial's. That of `voting` deals random labels and no votes."""
+Phase = Literal["first", "last"]
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One setting of what a sweep moves."""
+
+    label: str
+    values: Mapping[str, Any]
+    """What it moves -> its value, as a table shows them."""
+    overrides: Mapping[str, Any]
+    """Sparse sections, as a flow's parameters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """A point's accuracy after its first or its last training stage, with its weight."""
+
+    label: str
+    weight: float
+    phase: Phase = "last"
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """That a weighted sum of points' accuracies, of weights that add up to 0, lies above 0."""
+
+    text: str
+    terms: tuple[Term, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """A named set of points."""
+
+    name: str
+    summary: str
+    points: Callable[[Recipe], list[Point]]
+    claims: Callable[[list[Point]], list[Claim]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trial:
+    """A point with a seed: one run of the pipeline."""
+
+    point: Point
+    seed: int
+    sections: Mapping[str, Any]
+    """Everything that is laid over the recipe's file."""
+    recipe: Recipe
+
+    @property
+    def name(self) -> str:
+        return f"{self.point.label}, seed {self.seed}"
+
+
+def sweep_named(name: str) -> Sweep:
+    """The sweep called `name`.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in SWEEPS:
+        raise ConfigError(
+            f"no sweep {name!r}{did_you_mean(name, SWEEPS)}; there are {', '.join(SWEEPS)}"
+        )
+    return SWEEPS[name]
+
+
+def trials(
+    sweep: Sweep,
+    source: str | Path,
+    *,
+    seeds: Sequence[int],
+    overrides: Mapping[str, Any],
+    recipes: Path = RECIPES,
+) -> list[Trial]:
+    """Every point with every seed, a point's seeds together.
+
+    Neighbours have different seeds, so that two that run side by side seldom wait for the same
+    artifact.
+
+    Raises:
+        ConfigError: no or equal seeds, an override of what the sweep moves, a recipe that the sweep
+            can't be made of, or as `load_recipe` says of any trial.
+    """
+    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise ConfigError(f"seeds are {list(seeds)}; give one or more different ones from 0 on")
+    recipe = load_recipe(source, recipes=recipes, overrides=overrides)
+    points = sweep.points(recipe)
+    _require_unmoved(sweep, points, overrides)
+    made = []
+    for point in points:
+        for seed in seeds:
+            seeded = {section: {"seed": seed} for section in SEEDED}
+            laid = _laid_over(overrides, point.overrides, seeded)
+            trial = load_recipe(source, recipes=recipes, overrides=laid)
+            made.append(Trial(point, seed, laid, trial))
+    return made
+
+
+def _laid_over(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Sparse sections, the later over the earlier, field by field."""
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        merged = merge(merged, layer)
+    return merged
+
+
+def _require_unmoved(sweep: Sweep, points: Iterable[Point], overrides: Mapping[str, Any]) -> None:
+    """Refuse an override that every trial would undo. A list of stages is what points are made of.
+
+    Raises:
+        ConfigError: as said.
+    """
+    moved = {f"{section}.seed" for section in SEEDED}
+    for point in points:
+        moved |= _fields(point.overrides) - {"stages"}
+    both = sorted(moved & _fields(overrides))
+    if both:
+        remedy = "use --seeds" if both[0].endswith(".seed") else "leave it out"
+        raise ConfigError(
+            f"{both[0]} is set, and the sweep {sweep.name} gives it another value in each trial; "
+            f"{remedy}"
+        )
+
+
+def _fields(sections: Mapping[str, Any]) -> set[str]:
+    return {
+        f"{name}.{inner}" if isinstance(value, Mapping) else name
+        for name, value in sections.items()
+        for inner in (value if isinstance(value, Mapping) else [name])
+    }
+
+
+# What is swept
+
+
+def _sft_only(recipe: Recipe) -> dict[str, Any]:
+    """The recipe's SFT stages alone, as the paper studies theta, modules and labels.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    stages = [s.model_dump(mode="json") for s in recipe.stages if s.kind == "sft"]
+    if not stages:
+        raise ConfigError("stages has no sft, and the sweep trains by SFT alone; add one")
+    return {"stages": stages}
+
+
+def _theta(recipe: Recipe) -> list[Point]:
+    """Every theta by importance, and below 1 a random set of the same size."""
+    return [
+        Point(
+            f"theta {theta:g}" + (", random" if choice == "random" else ""),
+            {"theta": theta, "elements": choice},
+            {**_sft_only(recipe), "partition": {"theta": theta, "choice": choice}},
+        )
+        for theta in THETAS
+        for choice in ("importance", "random")
+        if choice == "importance" or theta < 1
+    ]
+
+
+def _theta_claims(points: list[Point]) -> list[Claim]:
+    chosen = {p.values["theta"]: p.label for p in points if p.values["elements"] == "importance"}
+    controls = {p.values["theta"]: p.label for p in points if p.values["elements"] == "random"}
+    beside = [theta for theta in chosen if theta in controls]
+    share = 1 / max(1, len(beside))
+    pooled = [
+        term
+        for theta in beside
+        for term in (Term(chosen[theta], share), Term(controls[theta], -share))
+    ]
+    slope, together = "accuracy rises with theta (slope, from 0 to 1)", tuple(pooled)
+    return [
+        *([Claim(slope, _slope(chosen))] if len(chosen) > 1 else []),
+        *_above([(0.9, 0.3)], chosen, "theta {:g} above theta {:g}"),
+        *([Claim("importance above random, all thetas together", together)] if together else []),
+        *(
+            Claim(
+                f"importance above random at theta {theta:g}",
+                (Term(chosen[theta], 1), Term(controls[theta], -1)),
+            )
+            for theta in beside
+        ),
+    ]
+
+
+def _slope(labels: Mapping[float, str]) -> tuple[Term, ...]:
+    """The least-squares slope of accuracy over the keys."""
+    mean = sum(labels) / len(labels)
+    spread = sum((x - mean) ** 2 for x in labels)
+    return tuple(Term(label, (x - mean) / spread) for x, label in labels.items())
+
+
+def _above(pairs: Iterable[tuple[Any, Any]], labels: Mapping[Any, str], text: str) -> list[Claim]:
+    """A claim for each pair of keys: the first above the second."""
+    return [
+        Claim(text.format(a, b), (Term(labels[a], 1), Term(labels[b], -1)))
+        for a, b in pairs
+        if a in labels and b in labels
+    ]
+
+
+def _shared(_recipe: Recipe) -> list[Point]:
+    return [
+        Point(
+            f"alpha {alpha:g}, beta {beta:g}",
+            {"alpha": alpha, "beta": beta},
+            {"partition": {"alpha": alpha, "beta": beta}},
+        )
+        for alpha in FRACTIONS
+        for beta in FRACTIONS
+    ]
+
+
+def _shared_claims(points: list[Point]) -> list[Claim]:
+    labels = {(p.values["alpha"], p.values["beta"]): p.label for p in points}
+    others = [((1.0, 1.0), key) for key in labels if key != (1.0, 1.0)]
+    best = labels[1.0, 1.0]
+    return [
+        *(
+            Claim(f"{best} above {labels[b]}", (Term(labels[a], 1), Term(labels[b], -1)))
+            for a, b in others
+        ),
+        Claim(
+            f"{best}: after the last stage above after the first",
+            (Term(best, 1, "last"), Term(best, -1, "first")),
+        ),
+    ]
+
+
+def _modules(recipe: Recipe) -> list[Point]:
+    return [
+        Point(name, {"modules": name}, {**_sft_only(recipe), "lora": {"modules": name}})
+        for name in MODULES
+    ]
+
+
+def _modules_claims(points: list[Point]) -> list[Claim]:
+    labels = {p.label: p.label for p in points}
+    return _above([("QKVGUD", "QKV"), ("QKVGUD", "GUD")], labels, "{} above {}")
+
+
+def _labels(recipe: Recipe) -> list[Point]:
+    """The paper's strategies: the first teacher alone, the first three, the first five.
+
+    Raises:
+        ConfigError: fewer than three teachers vote.
+    """
+    panel = [teacher.name for teacher in recipe.panel]
+    if len(panel) < min(PANELS):
+        raise ConfigError(
+            f"{len(panel)} teachers vote, and the sweep labels compares one with three (and five); "
+            "give the recipe at least three"
+        )
+    sizes = [size for size in PANELS if size <= len(panel)]
+
+    def point(label: str, size: int, **voting: Any) -> Point:
+        said = {"teachers": size, "role play": "yes", "labels": "votes"}
+        fields = {"panel": panel[:size], "role_play": True, "labels": "votes", **voting}
+        said["role play"] = "yes" if fields["role_play"] else "no"
+        said["labels"] = fields["labels"]
+        return Point(label, said, {**_sft_only(recipe), "voting": fields})
+
+    return [
+        point("one teacher, no role play", 1, role_play=False),
+        point("one teacher", 1),
+        *(point(f"{size} teachers", size) for size in sizes),
+        point("random partition", sizes[-1], labels="random"),
+    ]
+
+
+def _labels_claims(points: list[Point]) -> list[Claim]:
+    labels = {p.label: p.label for p in points}
+    wanted = ("5 teachers", "3 teachers", "one teacher", "random partition")
+    ordered = [label for label in labels if label in wanted]
+    ordered.sort(key=wanted.index)
+    pairs = [
+        *pairwise(ordered),
+        (ordered[0], ordered[-1]),
+        ("one teacher", "one teacher, no role play"),
+    ]
+    return _above(pairs, labels, "{} above {}")
+
+
+def _order(recipe: Recipe) -> list[Point]:
+    """The recipe's stages, those of SFT first and last.
+
+    Raises:
+        ConfigError: it doesn't have both kinds.
+    """
+    dumped = [stage.model_dump(mode="json") for stage in recipe.stages]
+    sft = [stage for stage in dumped if stage["kind"] == "sft"]
+    grpo = [stage for stage in dumped if stage["kind"] == "grpo"]
+    if not sft or not grpo:
+        raise ConfigError("stages needs both sft and grpo for the sweep order; add what is missing")
+    return [
+        Point("SFT then RL", {"order": "SFT, RL"}, {"stages": [*sft, *grpo]}),
+        Point("RL then SFT", {"order": "RL, SFT"}, {"stages": [*grpo, *sft]}),
+    ]
+
+
+def _order_claims(points: list[Point]) -> list[Claim]:
+    labels = {p.label: p.label for p in points}
+    return [
+        *_above([("SFT then RL", "RL then SFT")], labels, "{} above {}"),
+        Claim(
+            "SFT then RL: after RL above after SFT",
+            (Term("SFT then RL", 1, "last"), Term("SFT then RL", -1, "first")),
+        ),
+    ]
+
+
+def _baselines(_recipe: Recipe) -> list[Point]:
+    return [Point(name, {"method": name}, {"method": name}) for name in METHODS]
+
+
+def _baselines_claims(points: list[Point]) -> list[Claim]:
+    labels = {p.label: p.label for p in points}
+    return _above([("lora-par", name) for name in METHODS[1:]], labels, "{} above {}")
+
+
+SWEEPS = {
+    sweep.name: sweep
+    for sweep in (
+        Sweep("theta", "theta from 0.1 to 1, with random controls; SFT", _theta, _theta_claims),
+        Sweep("shared", "alpha and beta in 0, 0.5, 1; all stages", _shared, _shared_claims),
+        Sweep("modules", "QKV, GUD, QKVGUD; SFT", _modules, _modules_claims),
+        Sweep("labels", "how the data is labelled; SFT", _labels, _labels_claims),
+        Sweep("order", "SFT then RL, RL then SFT", _order, _order_claims),
+        Sweep("baselines", "LoRA-PAR and what is used instead", _baselines, _baselines_claims),
+    )
+}

@@ -1,0 +1,197 @@
+"""The page of a sweep: its points, its claims, and what they rest on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lorapar_core.report_block import Block, Html, Row, percent
+from lorapar_core.report_charts import Series, figure, line
+
+SAID = {
+    "holds": "holds",
+    "fails": "fails: the opposite is seen",
+    "open": "open",
+    "unmeasured": "unmeasured: no seed has all its points",
+}
+
+
+def blocks(results: Mapping[str, Any], digests: Mapping[str, str]) -> list[Block]:
+    """The page's parts, in order. `digests`: input role -> what names it."""
+    return [
+        _summary(results),
+        _points(results),
+        _claims(results),
+        *_truth(results),
+        _artifacts(digests),
+    ]
+
+
+def _summary(results: Mapping[str, Any]) -> Block:
+    verdicts = [claim["verdict"] for claim in results["claims"]]
+    counts = ", ".join(f"{v} {verdicts.count(v)}" for v in SAID if v in verdicts) or "none"
+    seeds = ", ".join(map(str, results["seeds"]))
+    command = f"lorapar sweep {results['sweep']} {results['recipe']} --seeds {seeds}"
+    words = (
+        f"Model {results['model']}, {results['problems']} test problems, seeds {seeds}. Claims: "
+        f"{counts}. Made by `{command.replace(', ', ',')}` (and --set, where it was given; a "
+        "recipe of your own by its file)."
+    )
+    return Block("Summary", words)
+
+
+def _points(results: Mapping[str, Any]) -> Block:
+    moved = list(results["points"][0]["values"]) if results["points"] else []
+    rows: list[Row] = []
+    if base := results["base"]:
+        paper = "" if results["paper_base"] is None else f"{results['paper_base']:g}"
+        rows.append(["before training", *[""] * len(moved), "", "", _span(base), "", "", paper])
+    for point in results["points"]:
+        rows += _rows(point, results["seeds"])
+    words = (
+        "Strict accuracy in percent, the mean over seeds, with a 95 % interval from a bootstrap "
+        "over seeds and problems (one seed: over problems). Kept: elements that System 1 / System "
+        "2 keep."
+    )
+    if results["paper"]:
+        words += f" Paper: {results['paper']}."
+    header = ["point", *moved, "kept", "after", "accuracy", "by seed", "flexible", "paper"]
+    return Block("Points", words, header, rows, figures=_by_theta(results))
+
+
+def _by_theta(results: Mapping[str, Any]) -> list[Html]:
+    """For the sweep theta: accuracy with its interval, that of the controls, and the paper's."""
+    if results["sweep"] != "theta":
+        return []
+    series = []
+    for elements, look in (("importance", "a"), ("random", "b")):
+        own = [p for p in results["points"] if p["values"]["elements"] == elements and p["phases"]]
+        last = [point["phases"][-1] for point in own]
+        thetas = [point["values"]["theta"] for point in own]
+        estimates, low, high = ([p[k] for p in last] for k in ("estimate", "low", "high"))
+        series.append(Series(elements, thetas, estimates, low, high, look=look))
+    there = [p for p in results["points"] if p["paper"] and p["values"]["elements"] == "importance"]
+    shown = [point["paper"][-1] / 100 for point in there]
+    series.append(Series("paper", [p["values"]["theta"] for p in there], shown, look="c"))
+    drawn = line(
+        [one for one in series if one.x],
+        label="accuracy over theta",
+        x_label="theta",
+        y_label="strict accuracy",
+        shares=True,
+    )
+    return [figure(drawn, "The mean over seeds, with 95 % intervals.")]
+
+
+def _rows(point: Mapping[str, Any], seeds: Sequence[int]) -> list[Row]:
+    """A row for each training stage, or one that says that there is none."""
+    told = [point["label"], *(_text(value) for value in point["values"].values())]
+    kept = point["kept_share"]
+    told.append("" if kept is None else " / ".join(percent(kept[s]) for s in ("1", "2")))
+    if not point["phases"]:
+        return [[*told, "", "did not finish", "", "", _figure(point["paper"], -1)]]
+    rows: list[Row] = []
+    for k, phase in enumerate(point["phases"]):
+        lost = len(seeds) - len(phase["seeds"])
+        rows.append(
+            [
+                *(told if k == 0 else [""] * len(told)),
+                phase["after"],
+                _span({**phase, "accuracy": phase["estimate"]})
+                + (f" ({lost} of {len(seeds)} seeds did not finish)" if lost else ""),
+                " ".join(f"{100 * value:.1f}" for value in phase["by_seed"]),
+                f"{100 * phase['flexible']:.1f}",
+                _figure(point["paper"], k - len(point["phases"])),
+            ]
+        )
+    return rows
+
+
+def _figure(paper: Sequence[float], place: int) -> str:
+    """The paper's figure at a place counted from the last."""
+    return f"{paper[place]:g}" if -place <= len(paper) else ""
+
+
+def _span(found: Mapping[str, float]) -> str:
+    low, high = 100 * found["low"], 100 * found["high"]
+    return f"{100 * found['accuracy']:.1f} ({low:.1f} to {high:.1f})"
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _claims(results: Mapping[str, Any]) -> Block:
+    rows: list[Row] = []
+    for claim in results["claims"]:
+        paper = "" if claim["paper"] is None else f"{100 * claim['paper']:+.2f}"
+        if claim["verdict"] == "unmeasured":
+            rows.append([claim["text"], "", "", "", SAID["unmeasured"], "", paper])
+            continue
+        low, high = 100 * claim["low"], 100 * claim["high"]
+        rows.append(
+            [
+                claim["text"],
+                f"{100 * claim['estimate']:+.2f}",
+                f"{low:+.2f} to {high:+.2f} ({100 * claim['level']:.2f} %)",
+                f"{claim['p']:.4f}",
+                SAID[claim["verdict"]],
+                f"{len(claim['seeds'])} seeds" if len(claim["seeds"]) > 1 else "1 seed, problems",
+                paper,
+            ]
+        )
+    words = (
+        "Differences in percentage points, paired by seed and problem. The intervals come from a "
+        "bootstrap over seeds and problems, crossed, and are corrected for the number of claims in "
+        "this table (Holm): a claim holds if its interval lies above 0, fails if it lies below, "
+        "and is open if 0 is in it. With one seed they say nothing of another seed."
+    )
+    header = ["claim", "difference", "interval", "p", "verdict", "over", "paper"]
+    return Block("Claims", words, header, rows)
+
+
+def _truth(results: Mapping[str, Any]) -> list[Block]:
+    """The labels and the teachers against the truth, where it is known."""
+    truth = results["truth"]
+    if not truth:
+        return []
+    labels: list[Row] = [
+        [
+            found["label"],
+            *(percent(found["labels"].get(name)) for name in ("all", "system1", "system2")),
+            str(len(found["teachers"])),
+            _number(found["error_correlation"]),
+        ]
+        for found in truth["strategies"]
+    ]
+    teachers: list[Row] = [
+        [
+            found["label"],
+            name,
+            *(percent(rates[system]) for system in ("all", "system1", "system2")),
+        ]
+        for found in truth["strategies"]
+        for name, rates in found["teachers"].items()
+    ]
+    shares = ["wrong", "of System 1", "of System 2"]
+    return [
+        Block(
+            "Labels against the truth",
+            f"The {truth['examples']} examples are known to take one step or several. Error "
+            "correlation: the mean over pairs of teachers of how their errors go together.",
+            ["strategy", *shares, "teachers", "error correlation"],
+            labels,
+        ),
+        Block("Teachers against the truth", "", ["strategy", "teacher", *shares], teachers),
+    ]
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _artifacts(digests: Mapping[str, str]) -> Block:
+    words = "`lorapar artifacts show DIGEST` tells what an artifact was made from."
+    return Block(
+        "Artifacts", words, ["role", "sha256"], [[role, digest] for role, digest in digests.items()]
+    )
