@@ -1,6 +1,7 @@
 # make setup   an environment in .venv, from the locks        make test   setup, then the tests
 # make demo    setup, then the whole pipeline on a small model make lint   ruff and mypy
 # make test-slow  setup, then the tests that take long: kills, several processes, Prefect
+# make lab     setup, then every sweep on the lab's model: writes deployments/lab/RESULTS.md
 # make lock    write the locks again (UPGRADE=--upgrade)       make bench  one JSON line a figure
 # make clean   remove caches and builds
 #
@@ -29,7 +30,7 @@ COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generat
 HEADER := Written by 'make lock'. Install with: pip install --no-deps --require-hashes
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint bench lock clean
+.PHONY: help setup demo test test-slow lint lab bench lock clean
 
 help:
 	@sed -n '/^$$/q;s/^# \{0,1\}//p' Makefile
@@ -75,6 +76,10 @@ lint: $(READY)
 	@$(VENV)/bin/ruff check
 	@$(VENV)/bin/ruff format --check
 	@$(VENV)/bin/mypy
+
+# About an hour on two cores. A second run computes only what changed.
+lab: $(READY)
+	@$(PY) -m deployments.lab.results
 
 # One at a time: each has the machine to itself.
 bench: $(READY)

@@ -91,6 +91,13 @@ def _add_sweep(commands: Any) -> None:
     sub.add_argument("recipe", help="a shipped recipe's name, or a .yaml file")
     sub.add_argument("--seeds", type=_seeds, default=(0, 1, 2), help="such as 0,1,2 (the default)")
     sub.add_argument(
+        "--point",
+        action="append",
+        default=[],
+        metavar="LABEL",
+        help="only this point of the sweep; may be given again",
+    )
+    sub.add_argument(
         "--set",
         action="append",
         default=[],
@@ -221,7 +228,9 @@ def _sweep(options: argparse.Namespace) -> int:
 
     sweep = sweep_named(options.sweep)
     overrides = with_runtime(parse_assignments(options.set))
-    found = trials(sweep, options.recipe, seeds=options.seeds, overrides=overrides)
+    found = trials(
+        sweep, options.recipe, seeds=options.seeds, overrides=overrides, only=options.point
+    )
     store = Store.open(options.store)
     started = time.monotonic()
     with _ending_in_order():

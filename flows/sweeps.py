@@ -114,21 +114,22 @@ def trials(
     *,
     seeds: Sequence[int],
     overrides: Mapping[str, Any],
+    only: Sequence[str] = (),
     recipes: Path = RECIPES,
 ) -> list[Trial]:
-    """Every point with every seed, a point's seeds together.
+    """Every point (or `only` those of these labels) with every seed, a point's seeds together.
 
     Neighbours have different seeds, so that two that run side by side seldom wait for the same
     artifact.
 
     Raises:
-        ConfigError: no or equal seeds, an override of what the sweep moves, a recipe that the sweep
-            can't be made of, or as `load_recipe` says of any trial.
+        ConfigError: no or equal seeds, a point that there isn't, an override of what the sweep
+            moves, a recipe that the sweep can't be made of, or as `load_recipe` says of any trial.
     """
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
         raise ConfigError(f"seeds are {list(seeds)}; give one or more different ones from 0 on")
     recipe = load_recipe(source, recipes=recipes, overrides=overrides)
-    points = sweep.points(recipe)
+    points = _only(sweep, sweep.points(recipe), only)
     _require_unmoved(sweep, points, overrides)
     made = []
     for point in points:
@@ -138,6 +139,22 @@ def trials(
             trial = load_recipe(source, recipes=recipes, overrides=laid)
             made.append(Trial(point, seed, laid, trial))
     return made
+
+
+def _only(sweep: Sweep, points: list[Point], labels: Sequence[str]) -> list[Point]:
+    """The points of these labels; all without any.
+
+    Raises:
+        ConfigError: there is no such point.
+    """
+    known = {point.label: point for point in points}
+    for label in labels:
+        if label not in known:
+            raise ConfigError(
+                f"the sweep {sweep.name} has no point {label!r}{did_you_mean(label, known)}; there "
+                f"are {', '.join(known)}"
+            )
+    return [point for point in points if not labels or point.label in labels]
 
 
 def _laid_over(*layers: Mapping[str, Any]) -> dict[str, Any]:
@@ -258,6 +275,8 @@ def _shared(_recipe: Recipe) -> list[Point]:
 
 def _shared_claims(points: list[Point]) -> list[Claim]:
     labels = {(p.values["alpha"], p.values["beta"]): p.label for p in points}
+    if (1.0, 1.0) not in labels:
+        return []
     others = [((1.0, 1.0), key) for key in labels if key != (1.0, 1.0)]
     best = labels[1.0, 1.0]
     return [
@@ -320,7 +339,7 @@ def _labels_claims(points: list[Point]) -> list[Claim]:
     ordered.sort(key=wanted.index)
     pairs = [
         *pairwise(ordered),
-        (ordered[0], ordered[-1]),
+        *([(ordered[0], ordered[-1])] if ordered else []),
         ("one teacher", "one teacher, no role play"),
     ]
     return _above(pairs, labels, "{} above {}")
@@ -345,6 +364,8 @@ def _order(recipe: Recipe) -> list[Point]:
 
 def _order_claims(points: list[Point]) -> list[Claim]:
     labels = {p.label: p.label for p in points}
+    if "SFT then RL" not in labels:
+        return []
     return [
         *_above([("SFT then RL", "RL then SFT")], labels, "{} above {}"),
         Claim(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -15,8 +15,7 @@ from lorapar_core.config import Recipe
 from lorapar_core.errors import ConfigError
 from lorapar_core.recipe import load_recipe
 
-HAS_METHODS = "method" in Recipe.model_fields
-NAMES = [name for name in SWEEPS if name != "baselines" or HAS_METHODS]
+NAMES = list(SWEEPS)
 
 
 def made(name: str, recipe: str = "gsm8k-llama2-7b", **overrides: Any) -> list[Trial]:
@@ -116,11 +115,9 @@ def test_the_order_is_turned_round_and_nothing_else() -> None:
 
 
 def test_the_methods_are_those_of_the_recipe() -> None:
-    if not HAS_METHODS:
-        pytest.skip("recipes have no field `method`")
+    assert set(METHODS) == set(get_args(Recipe.model_fields["method"].annotation))
     for trial in made("baselines"):
-        assert getattr(trial.recipe, "method") == trial.point.label  # noqa: B009
-    assert len(METHODS) == 11
+        assert trial.recipe.method == trial.point.label
 
 
 # Overrides
@@ -181,3 +178,20 @@ def test_a_sweep_that_isnt_there_is_named() -> None:
     assert isinstance(sweep_named("theta"), Sweep)
     with pytest.raises(ConfigError, match="no sweep 'tetha', did you mean theta\\?; there are"):
         sweep_named("tetha")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_few_points_make_a_sweep_with_claims_about_no_others(name: str) -> None:
+    every = labels(name)
+    for few in (every[:1], every[-2:], every[::3]):
+        found = trials(SWEEPS[name], "gsm8k-llama2-7b", seeds=(0,), overrides={}, only=few)
+        assert [trial.point.label for trial in found] == few
+        claims = SWEEPS[name].claims([trial.point for trial in found])
+        assert {term.label for claim in claims for term in claim.terms} <= set(few)
+        for claim in claims:
+            assert sum(term.weight for term in claim.terms) == pytest.approx(0)
+
+
+def test_a_point_that_isnt_there_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"no point 'lora-pa', did you mean lora-par\?"):
+        trials(SWEEPS["baselines"], "gsm8k-llama2-7b", seeds=(0,), overrides={}, only=["lora-pa"])

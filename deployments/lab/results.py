@@ -1,0 +1,121 @@
+"""`make lab`: every sweep on the lab's model, with what became of the paper's claims on one page.
+
+    python -m deployments.lab.results [--seeds 0,1,2] [--store STORE]
+
+Writes `RESULTS.md` beside this file, and the same with charts as `RESULTS.html`. Both say nothing
+of time and place: who runs it again on a machine that rounds alike gets the same bytes. What is in
+the store already is not computed again, and a cut run goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from artifacts import Store, StoreError
+from flows.local import say_on_stderr
+from flows.local_sweep import failed_line, run_sweep, with_runtime
+from flows.sweeps import SWEEPS, sweep_named, trials
+from lorapar_core.errors import LoraparError
+from lorapar_core.report_block import Block, Row
+from lorapar_core.report_page import as_html, as_markdown
+from lorapar_core.sweep_page import SAID, blocks
+
+RECIPE = "lab"
+SEEDS = (0, 1, 2)
+HERE = Path(__file__).parent
+VERDICTS = ("holds", "fails", "open", "unmeasured")
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        return _run(options)
+    except (LoraparError, StoreError) as error:
+        print(f"lorapar: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="make lab", description=__doc__.partition("\n")[0])
+    parser.add_argument("--seeds", default=",".join(map(str, SEEDS)), help="such as 0,1,2")
+    parser.add_argument("--store", help="where artifacts are kept (default: $LORAPAR_STORE)")
+    parser.add_argument("--out", type=Path, default=HERE, help="where the results are written")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    store = Store.open(options.store)
+    seeds = [int(seed) for seed in options.seeds.split(",")]
+    found: dict[str, dict[str, Any]] = {}
+    failed = []
+    for name in SWEEPS:
+        began = time.monotonic()
+        sweep = sweep_named(name)
+        swept = trials(sweep, RECIPE, seeds=seeds, overrides=with_runtime({}))
+        summary = run_sweep(sweep, swept, store=store, say=say_on_stderr)
+        failed += [failed_line(summary)] if summary["failed"] else []
+        found[name] = summary
+        told = {"sweep": name, "trials": len(swept), "seconds": round(time.monotonic() - began, 1)}
+        print(json.dumps(told), flush=True)
+    page = results_page(found)
+    title = "LoRA-PAR in the lab: the paper's claims at a small size"
+    (options.out / "RESULTS.md").write_text(as_markdown(title, page), encoding="utf-8")
+    (options.out / "RESULTS.html").write_text(as_html(title, page), encoding="utf-8")
+    print(f"results  {options.out / 'RESULTS.md'}\npage     {options.out / 'RESULTS.html'}")
+    for line in failed:
+        print(f"lorapar: {line}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def results_page(found: Mapping[str, Mapping[str, Any]]) -> list[Block]:
+    """The page's parts: the verdicts of all sweeps, then each with its tables. `found`: sweep ->
+    its summary."""
+    page = [_verdicts(found)]
+    for name, summary in found.items():
+        summed, *rest = blocks(summary["results"], {})
+        page.append(replace(summed, title=f"{name}: {SWEEPS[name].summary}"))
+        page += [replace(part, under=True) for part in rest if part.title != "Artifacts"]
+    return [*page, _digests(found)]
+
+
+def _verdicts(found: Mapping[str, Mapping[str, Any]]) -> Block:
+    claims = [(name, c) for name, s in found.items() for c in s["results"]["claims"]]
+    counts = {v: sum(c["verdict"] == v for _, c in claims) for v in VERDICTS}
+    said = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
+    words = (
+        f"{len(claims)} claims: {said}. A model of less than a million parameters, trained on sums "
+        "(deployments/lab), is fine-tuned to answer questions that it has never seen. This says "
+        "which of the paper's claims hold at this size, and nothing of 7B models. Differences are "
+        "in percentage points of strict accuracy, paired by seed and problem, with intervals that "
+        "are corrected for the claims of a sweep (Holm). Paper: the same difference there. Made by "
+        "`make lab`."
+    )
+    return Block("Verdicts", words, _HEADER, [_verdict(name, claim) for name, claim in claims])
+
+
+_HEADER = ("sweep", "claim", "difference", "verdict", "paper")
+
+
+def _verdict(sweep: str, claim: Mapping[str, Any]) -> Row:
+    paper = "" if claim["paper"] is None else f"{100 * claim['paper']:+.2f}"
+    if claim["verdict"] == "unmeasured":
+        return [sweep, claim["text"], "", SAID["unmeasured"], paper]
+    difference, low, high = (100 * claim[name] for name in ("estimate", "low", "high"))
+    shown = f"{difference:+.2f} ({low:+.2f} to {high:+.2f})"
+    return [sweep, claim["text"], shown, claim["verdict"], paper]
+
+
+def _digests(found: Mapping[str, Mapping[str, Any]]) -> Block:
+    rows = [[role, d] for s in found.values() for role, d in s["artifacts"].items()]
+    return Block("Artifacts", "", ["role", "sha256"], rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
