@@ -19,10 +19,10 @@ from peft import LoraConfig, get_peft_model
 from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoModelForCausalLM
 
+from lorapar_core import ranks
 from lorapar_core.loading import adapter_parameters
 from lorapar_core.masked_optimizer import MaskedOptimizer, restrict
 from lorapar_core.packed_mask import PackedMask
-from lorapar_core.ranks import part
 
 folder, rank, stop, resume = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 torch.set_num_threads(1)
@@ -73,7 +73,7 @@ if rank == 0:
                 "schedule": schedule.state_dict()}, folder / "saved.pt")
 torch.distributed.barrier()
 del wrapped  # it holds the group, whose threads must not outlive the interpreter
-part()
+ranks.part()
 """
 
 
