@@ -13,7 +13,6 @@ import json
 import math
 import random
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -212,18 +211,11 @@ def _keep(path: Path, state: dict[str, object]) -> None:
     part.replace(path)
 
 
-def _fields() -> Iterator[tuple[str, type]]:
-    for name, value in asdict(Training()).items():
-        yield name, type(value)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the lab's model from scratch.")
     parser.add_argument("folder", type=Path)
-    for name, kind in _fields():
-        parser.add_argument(
-            f"--{name.replace('_', '-')}", type=kind, default=getattr(Training(), name)
-        )
+    for name, value in asdict(Training()).items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     given = vars(parser.parse_args())
     folder: Path = given.pop("folder")
     folder.mkdir(parents=True, exist_ok=True)
