@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TEST_DOCUMENTS = 256
-CHECKPOINT_STEPS = 500
-ABOUT = "training.json"
+SAY_STEPS, CHECKPOINT_STEPS = 100, 500
+STATE, ABOUT = "state.pt", "training.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,6 @@ class Encoder:
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self._tokenizer = tokenizer
-        self._known: dict[str, list[int]] = {}
 
     def ids(self, text: str) -> list[int]:
         return list(self._tokenizer(text)["input_ids"])
@@ -145,29 +144,13 @@ def accuracy(model: LlamaForCausalLM, encoder: Encoder) -> dict[str, float]:
 
 
 def train(training: Training, folder: Path) -> None:
-    """Train to the last step, from the newest checkpoint if there is one."""
+    """Train to the last step, from FOLDER's checkpoint if there is one."""
     torch.set_num_threads(1)
     tokenizer = build()
     encoder = Encoder(tokenizer)
     model = new_model(training, tokenizer)
-    decayed = [p for p in model.parameters() if p.dim() == 2]
-    others = [p for p in model.parameters() if p.dim() != 2]
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": decayed, "weight_decay": training.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ],
-        betas=(0.9, 0.98),
-    )
-    began, first = time.monotonic(), 0
-    state = folder / "state.pt"
-    if state.exists():
-        saved = torch.load(state, weights_only=True)
-        if saved["training"] != asdict(training):
-            raise SystemExit(f"{state} is of another training; take another folder or remove it")
-        model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-        first = saved["step"]
+    optimizer = _optimizer(model, training)
+    began, first = time.monotonic(), _resumed(folder, training, model, optimizer)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, from step {first}")
     for step in range(first, training.steps):
         for group in optimizer.param_groups:
@@ -177,22 +160,67 @@ def train(training: Training, folder: Path) -> None:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        if (step + 1) % 100 == 0:
+        done = step + 1
+        if done % SAY_STEPS == 0:
             seconds = time.monotonic() - began
-            print(f"step {step + 1} loss {loss.item():.4f} seconds {seconds:.0f}", flush=True)
-        if (step + 1) % CHECKPOINT_STEPS == 0:
-            print(f"step {step + 1}", json.dumps(accuracy(model, encoder)), flush=True)
-            _keep(
-                state,
-                {
-                    "training": asdict(training),
-                    "model": model.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "step": step + 1,
-                },
-            )
+            print(f"step {done} loss {loss.item():.4f} seconds {seconds:.0f}", flush=True)
+        if done % CHECKPOINT_STEPS == 0:
+            print(f"step {done} {json.dumps(accuracy(model, encoder))}", flush=True)
+            _keep(folder, training, model, optimizer, done)
     found = accuracy(model, encoder)
-    place = folder / "model"
+    _save(folder / "model", training, model, tokenizer, found)
+    print(json.dumps(found))
+
+
+def _optimizer(model: LlamaForCausalLM, training: Training) -> torch.optim.AdamW:
+    """AdamW that decays matrices, and no norms."""
+    groups = [
+        {"params": [p for p in model.parameters() if p.dim() == dim], "weight_decay": decay}
+        for dim, decay in ((2, training.weight_decay), (1, 0.0))
+    ]
+    return torch.optim.AdamW(groups, betas=(0.9, 0.98))
+
+
+def _resumed(
+    folder: Path, training: Training, model: LlamaForCausalLM, optimizer: torch.optim.AdamW
+) -> int:
+    """Load the checkpoint, if there is one; returns the steps that are done."""
+    if not (folder / STATE).exists():
+        return 0
+    saved = torch.load(folder / STATE, weights_only=True)
+    if saved["training"] != asdict(training):
+        raise SystemExit(f"{folder / STATE} is of another training; remove it or take a new folder")
+    model.load_state_dict(saved["model"])
+    optimizer.load_state_dict(saved["optimizer"])
+    return int(saved["step"])
+
+
+def _keep(
+    folder: Path,
+    training: Training,
+    model: LlamaForCausalLM,
+    optimizer: torch.optim.AdamW,
+    step: int,
+) -> None:
+    """Write the checkpoint, whole or not at all."""
+    part = folder / f"{STATE}.part"
+    state = {
+        "training": asdict(training),
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "step": step,
+    }
+    torch.save(state, part)
+    part.replace(folder / STATE)
+
+
+def _save(
+    place: Path,
+    training: Training,
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    found: dict[str, float],
+) -> None:
     model.save_pretrained(place)
     tokenizer.save_pretrained(place)
     about = {
@@ -202,13 +230,6 @@ def train(training: Training, folder: Path) -> None:
         "digest": locate(str(place)).digest,
     }
     (place / ABOUT).write_text(json.dumps(about, indent=1) + "\n")
-    print(json.dumps(found))
-
-
-def _keep(path: Path, state: dict[str, object]) -> None:
-    part = path.with_suffix(".part")
-    torch.save(state, part)
-    part.replace(path)
 
 
 def main() -> None:
