@@ -1,4 +1,4 @@
-"""The lab's model: what it is trained on, its tokenizer, its training, and the one that is shipped."""
+"""The lab's model: what it reads, its tokenizer, its training, and the one that is shipped."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from deployments.lab.pretrain import ABOUT, STATE, Encoder, Training, new_model,
 from deployments.lab.tokenizer import build, vocabulary
 from flows.places import DEPLOYMENTS, RECIPES
 from lorapar_core.base import locate
-from lorapar_core.data.lab import KNOWN, LARGEST, NEW, problems
+from lorapar_core.data.lab import LARGEST, NEW, problems
 from lorapar_core.prompts import answer_ids, sft_prompt_ids
 from lorapar_core.recipe import load_recipe
 
@@ -55,7 +55,7 @@ def test_the_tasks_form_and_the_new_verbs_at_work_are_not_shown() -> None:
         whole = " ".join(part for part, _ in parts)
         kinds.add(kind)
         assert "how" not in whole
-        assert not re.search(r"####.*\d+\s*$", whole, re.MULTILINE) or kind == "echo"
+        assert not re.search(r"#### \d", whole)
         assert kind == "echo" or not NEW_WORDS & set(re.findall(r"\w+", whole))
     assert kinds == set(text.SHARES)
     assert sum(text.SHARES.values()) == 100
@@ -78,7 +78,6 @@ def test_a_token_a_word() -> None:
     assert len(TOKENIZER) == len(set(vocabulary())) <= 300
     told = "tom has 3 pens. tom finds 12. how many pens now?"
     assert len(TOKENIZER(told)["input_ids"]) == len(re.findall(r"\w+|[.?]", told))
-    assert TOKENIZER("7\n#### 7")["input_ids"].count(TOKENIZER(" 7")["input_ids"][0]) <= 2
     first, *_, last = TOKENIZER("7\n#### 7")["input_ids"]
     assert first == last
     assert TOKENIZER("tim")["input_ids"] == [TOKENIZER.unk_token_id]
@@ -110,13 +109,16 @@ def test_a_training_that_was_ended_goes_on_as_if_it_had_not(
     ended.mkdir()
     train(TINY, whole)
 
-    def killed(*_: object) -> None:
+    keep = pretrain._keep
+
+    def keep_and_die(*given: Any) -> None:
+        keep(*given)
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        keep = pretrain._keep
-        patch.setattr(pretrain, "_keep", lambda *given: (keep(*given), killed()))
-        train(TINY, ended)
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrain, "_keep", keep_and_die)
+        with pytest.raises(KeyboardInterrupt):
+            train(TINY, ended)
     assert torch.load(ended / STATE, weights_only=True)["step"] == 2
     train(TINY, ended)
     one, other = (load_file(place / "model" / "model.safetensors") for place in (whole, ended))
@@ -170,13 +172,12 @@ def test_the_shipped_model_is_what_its_record_says() -> None:
 
 def test_the_shipped_model_works_in_its_own_words_and_not_in_the_tasks() -> None:
     model = AutoModelForCausalLM.from_pretrained(SHIPPED, dtype=torch.float32).eval()
-    told = "tom has 17 pens. tom finds 5. tom loses 3."
-    for prompt, expected in (
-        (f"{told} count:", "17 + 5 = 22, 22 - 3 = 19: 19."),
-        (f"{told} how many pens now?", None),
-    ):
+
+    def said(prompt: str) -> str:
         ids = torch.tensor([TOKENIZER(prompt)["input_ids"]])
         out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=24)
-        said = TOKENIZER.decode(out[0][ids.shape[1] :], skip_special_tokens=True)
-        assert said == expected or (expected is None and "####" not in said)
-    assert {verb.word for verb in KNOWN} >= {"finds", "loses"}
+        return str(TOKENIZER.decode(out[0][ids.shape[1] :], skip_special_tokens=True))
+
+    told = "tom has 17 pens. tom finds 5. tom loses 3."
+    assert said(f"{told} count:") == "17 + 5 = 22, 22 - 3 = 19: 19."
+    assert "#### 19" not in said(f"{told} how many pens now?")

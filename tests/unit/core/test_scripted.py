@@ -15,9 +15,11 @@ from lorapar_core.data.lab import problems as lab_problems
 from lorapar_core.data.shapes import Example, reference_of
 from lorapar_core.errors import ConfigError, VoteError
 from lorapar_core.recipe import parse_recipe
-from lorapar_core.teachers.ballot import Question
+from lorapar_core.teachers.ballot import Question, ids_digest
 from lorapar_core.teachers.ledger import Ledger
 from lorapar_core.teachers.scripted import ScriptedTeacher, errs, true_system
+from tasks.action import UNKNOWN, Action
+from tasks.vote import vote
 
 IDS = [f"example-{n}" for n in range(20_000)]
 
@@ -106,6 +108,36 @@ def test_the_ledger_gets_the_votes(rate: float, turned: bool, tmp_path: Path) ->
         question.example_id: 1 if (problem.steps == 1) is not turned else 2
         for question, problem in zip(questions, made, strict=True)
     }
+
+
+def action(teacher: dict[str, object]) -> Action:
+    fields = {"name": "a", "provider": "scripted", **teacher}
+    recipe = parse_recipe({"data": {"source": "lab"}, "teachers": [fields]})
+    return vote(
+        recipe,
+        recipe.teachers[0],
+        name="a",
+        examples=UNKNOWN,
+        ids=["x"],
+        ids_digest=ids_digest(["x"]),
+        units=1,
+        model=None,
+        replayed=None,
+        target="it",
+    )
+
+
+def test_the_script_is_in_the_key_of_its_votes_which_are_free() -> None:
+    scripted = [action({"script": {"error_1": rate}}) for rate in (0.1, 0.1, 0.2)]
+    assert scripted[0].config == scripted[1].config != scripted[2].config
+    assert (scripted[0].units, scripted[0].ledger) == (0, "")
+
+
+def test_the_keys_of_other_teachers_votes_know_no_script() -> None:
+    """Else every vote that was ever bought would be bought again."""
+    bought = action({"provider": "litellm", "model": "openai/gpt-4o-mini"})
+    assert "script" not in bought.config["teacher"]
+    assert (bought.units, bought.ledger) == (1, bought.config["asked"])
 
 
 @pytest.mark.parametrize(
