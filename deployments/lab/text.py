@@ -9,7 +9,6 @@ foretell it; what follows from it weighs 1. Kinds:
     counted  tom has 17 pens. tom finds 5. tom loses 3. count: 17 + 5 = 22, 22 - 3 = 19: 19.
     echo     ann burns 3 nuts.⏎leo picks 5 pens.⏎####⏎ann burns 3 nuts.⏎leo picks 5 pens.
 
-Nothing tells a running story from a counted one at its first step, so what follows there is a guess.
 Stories that count use the known verbs alone; the new ones stand in echoes, so that the model can
 tell them apart and knows nothing of what they do.
 """

@@ -1,6 +1,6 @@
 """The lab's task: sums told in a language of some hundred words, made for a model of its own.
 
-A problem with one step is System 1's, one with two to four is System 2's. A number never leaves
+A problem with one step is System 1's, one with two or three is System 2's. A number never leaves
 1 to `LARGEST`: each is a token of the lab's model. Answers are worked a line a step and end in
 "#### N". That model has seen the words and the sums when it was trained (`deployments/lab`), but
 no question, no answer in this form, and of each operation's verbs only the `known` ones at work.
@@ -23,7 +23,7 @@ from typing import Literal, TypeVar
 from lorapar_core.data.arithmetic import DEFAULT_COUNT, Problem
 
 LARGEST = 60
-STEPS = (2, 3, 4)
+STEPS = (2, 3)
 """Of a System-2 problem, equally often."""
 PEOPLE = ("ann", "ben", "eva", "ida", "leo", "max", "mia", "tom")
 THINGS = (
