@@ -47,7 +47,7 @@ class Training:
     """Tokens a row: documents one after another, the last cut where the row ends."""
     rows: int = 32
     """Rows a step."""
-    steps: int = 6000
+    steps: int = 4000
     learning_rate: float = 2e-3
     warmup: int = 200
     """Steps."""
