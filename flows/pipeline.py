@@ -158,7 +158,7 @@ def expected_count(recipe: Recipe, train: Located, test: Located | None) -> int:
     """
     data = recipe.data
     read = _chosen(data, train, test)
-    typical = DEFAULT_COUNT["train"] if train.source.kind == "arithmetic" else TYPICAL_COUNT
+    typical = DEFAULT_COUNT["train"] if train.source.kind in sources.OURS else TYPICAL_COUNT
     return len(read) or data.examples or typical
 
 
@@ -179,7 +179,7 @@ def _chosen(data: DataConfig, train: Located, test: Located | None) -> list[Entr
 
 def is_counted(recipe: Recipe, train: Located) -> bool:
     """Whether there are at most as many as `expected_count` says: it is no guess."""
-    return bool(train.file or recipe.data.examples or train.source.kind == "arithmetic")
+    return bool(train.file or recipe.data.examples or train.source.kind in sources.OURS)
 
 
 def _read(located: Located, data: DataConfig) -> list[Entry]:

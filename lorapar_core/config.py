@@ -30,6 +30,8 @@ MODULE_LETTERS = {
 PAPER_REWARDS = ("correctness", "integer", "strict_format", "loose_format", "tag_credit")
 OUR_REWARDS = ("free_form", "code", "execution")
 """Our choice: the paper doesn't say what it rewarded beyond GSM8K."""
+SOLVED = ("arithmetic", "lab")
+"""Data sources that we write ourselves, whose answers have a line a step."""
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,63}")
 _IMPORT_PATH = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*")
 
@@ -89,8 +91,8 @@ class DataConfig(Section):
     """What is learned from, and what is tested on."""
 
     source: str = Field(default="gsm8k", min_length=1)
-    """`arithmetic`, `gsm8k`, `svamp`, `dolly`, `open-platypus`, `codealpaca`, `hub:DATASET`, or a
-    path or fsspec URL of JSONL, JSON, CSV or Parquet (.gz too)."""
+    """`arithmetic`, `lab`, `gsm8k`, `svamp`, `dolly`, `open-platypus`, `codealpaca`, `hub:DATASET`,
+    or a path or fsspec URL of JSONL, JSON, CSV or Parquet (.gz too)."""
     test_source: str = ""
     """Where test problems come from, written like `source`; empty takes the source's own test set,
     or, where it has none, holds `test_examples` back from the source."""
@@ -108,9 +110,22 @@ class DataConfig(Section):
     test_examples: int = Field(default=0, ge=0)
     """Test problems to use, drawn by `seed`; 0 uses all."""
     single_step_share: float = Field(default=0.5, ge=0, le=1)
-    """`arithmetic` only: share of problems that take a single step."""
+    """`arithmetic` and `lab` only: share of problems that take a single step."""
     seed: int = Field(default=0, ge=0)
-    """Draws the examples, and writes the `arithmetic` problems."""
+    """Draws the examples, and writes the `arithmetic` and `lab` problems."""
+
+
+class ScriptConfig(Section):
+    """How a scripted teacher errs."""
+
+    error_1: float = Field(default=0.1, ge=0, le=1)
+    """Share of System-1 examples that it calls System 2."""
+    error_2: float = Field(default=0.1, ge=0, le=1)
+    """Share of System-2 examples that it calls System 1."""
+    correlation: float = Field(default=0.0, ge=0, le=1)
+    """Correlation of its errors with those of another teacher with the same script."""
+    seed: int = Field(default=0, ge=0)
+    """Draws its errors, together with its name and the example."""
 
 
 class TeacherConfig(Section):
@@ -119,9 +134,10 @@ class TeacherConfig(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     """Names the teacher in votes, reports and the UI, and is part of its votes' keys: under another
     name it is asked anew, so that one model may vote twice."""
-    provider: Literal["local", "litellm", "replay"] = "litellm"
+    provider: Literal["local", "litellm", "replay", "scripted"] = "litellm"
     """`litellm`: any provider litellm knows; `local`: a transformers model on this machine;
-    `replay`: votes out of a Parquet file."""
+    `replay`: votes out of a Parquet file; `scripted`: the truth, with errors as `script` says, on
+    problems whose truth is known (`arithmetic`, `lab`)."""
     model: str = ""
     """litellm's provider string (`openai/gpt-4o-mini`); for `local`, a model as in `model.base`, or
     empty for the base model itself; for `replay`, a Parquet file with the columns `example_id` and
@@ -158,6 +174,8 @@ class TeacherConfig(Section):
     """litellm teachers: longest reply; much more for a model that reasons first."""
     temperature: float | None = Field(default=0.0, ge=0, le=2)
     """litellm teachers: sampling temperature; null leaves it to a provider that takes none."""
+    script: ScriptConfig | None = None
+    """Of a scripted teacher, who needs one: how it errs."""
 
     @model_validator(mode="after")
     def _consistent(self) -> TeacherConfig:
@@ -170,6 +188,11 @@ class TeacherConfig(Section):
             raise ValueError("a litellm teacher needs `model`, such as openai/gpt-4o-mini")
         if self.provider == "replay" and not self.model:
             raise ValueError("a replay teacher needs `model`, a Parquet file of votes")
+        if (self.provider == "scripted") != (self.script is not None):
+            raise ValueError(
+                "provider: scripted and script belong together; give both or neither, such as "
+                "script: {error_1: 0.1, error_2: 0.2}"
+            )
         if self.provider != "local" and self.calibration != "none":
             raise ValueError(
                 "calibration needs the log-probabilities of a local teacher; use calibration: none"
@@ -788,7 +811,16 @@ class Recipe(Section):
         if twice:
             raise ValueError(f"teacher names {twice} stand twice; give each teacher its own name")
         self._check_voting(names)
+        self._check_scripted()
         return self
+
+    def _check_scripted(self) -> None:
+        scripted = [teacher.name for teacher in self.teachers if teacher.provider == "scripted"]
+        if scripted and self.data.source not in SOLVED:
+            raise ValueError(
+                f"teachers {scripted} are scripted, and nobody knows the true systems of "
+                f"data.source {self.data.source!r}; use {' or '.join(SOLVED)}, or other teachers"
+            )
 
     def _check_voting(self, names: list[str]) -> None:
         voting = self.voting

@@ -100,6 +100,10 @@ def _teacher(spec: Spec, config: TeacherConfig) -> Teacher:
         return ReplayTeacher(
             spec.inputs["votes"], name=config.name, digest=spec.digests.get("votes")
         )
+    if config.script is not None:
+        from lorapar_core.teachers.scripted import ScriptedTeacher
+
+        return ScriptedTeacher(config.name, config.script)
     from lorapar_core.teachers.purse import Purse
     from lorapar_core.teachers.remote import RemoteTeacher
 

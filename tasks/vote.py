@@ -48,6 +48,8 @@ def asked(
     told = teacher.model_dump(mode="json", exclude={*SITE, "calibration", *located})
     if teacher.provider == "replay":
         told["model"] = "votes"  # the role of the input that it is
+    if teacher.provider != "scripted":
+        del told["script"]  # not there, and absent from the keys of votes bought before it was
     config: dict[str, Any] = {
         "teacher": told,
         "api_host": api_host(teacher),
@@ -83,6 +85,7 @@ def vote(
         inputs["teacher"] = model.base
     if replayed is not None:
         inputs["votes"] = replayed
+    is_free = teacher.provider in ("replay", "scripted")
     return Action(
         "vote",
         f"vote[{name}]",
@@ -93,7 +96,7 @@ def vote(
             **teacher.model_dump(include=SITE | _PLACE),
             "ids": list(ids),
         },
-        ledger=how["asked"] if replayed is None else "",
+        ledger="" if is_free else how["asked"],
         place="device" if teacher.provider == "local" else "network",
-        units=0 if replayed else units,
+        units=0 if is_free else units,
     )

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorapar_core.config import DataConfig
-from lorapar_core.data.arithmetic import problems
+from lorapar_core.data import arithmetic, lab
 from lorapar_core.data.rows import Row, read_rows, unit
 from lorapar_core.data.shapes import EmptyRow, Example, example_from, reference_of
-from lorapar_core.data.sources import Source, hub_rows
+from lorapar_core.data.sources import OURS, Source, hub_rows
 from lorapar_core.errors import DataError
 from lorapar_core.examples import seeded_order
 from lorapar_core.row_tests import held_tests
@@ -52,8 +52,8 @@ def read_source(source: Source, path: Path | None, *, data: DataConfig) -> tuple
         DataError: a row can't be read, and which; or there are none.
     """
     entries, empty = [], 0
-    if source.kind == "arithmetic":
-        return [entry_of(example, source.name) for example in _arithmetic(source, data)], 0
+    if source.kind in OURS:
+        return [entry_of(example, source.name) for example in _ours(source, data)], 0
     if source.kind == "file":
         if path is None:
             raise DataError(f"no input file was given for a {source.name} data source")
@@ -101,8 +101,9 @@ def _example(source: Source, path: Path | None, number: int, row: Row) -> Exampl
     return example_from(row, place=place, shape=source.shape, columns=source.columns)
 
 
-def _arithmetic(source: Source, data: DataConfig) -> Iterator[Example]:
-    made = problems(
+def _ours(source: Source, data: DataConfig) -> Iterator[Example]:
+    write = lab.problems if source.kind == "lab" else arithmetic.problems
+    made = write(
         split="test" if source.split == "test" else "train",
         count=data.test_examples if source.split == "test" else data.examples,
         single_step_share=data.single_step_share,

@@ -29,15 +29,15 @@ Split = Literal["train", "test"]
 class Source:
     """One split of one place that examples come from."""
 
-    kind: Literal["arithmetic", "file", "hub"]
+    kind: Literal["arithmetic", "lab", "file", "hub"]
     name: str
-    """`arithmetic`, the hub id, or a file's suffix: a file is named by its content."""
+    """`arithmetic`, `lab`, the hub id, or a file's suffix: a file is named by its content."""
     revision: str = ""
     """Commit of a hub set; empty where it couldn't be found out."""
     config: str = ""
     """A hub set's configuration."""
     split: str = ""
-    """Split of a hub set or of `arithmetic`."""
+    """Split of a hub set or of one of ours."""
     shape: str = "auto"
     columns: Mapping[str, str] = field(default_factory=dict)
 
@@ -51,13 +51,16 @@ class Source:
 
 _NAMED = {
     "arithmetic": Source("arithmetic", "arithmetic"),
+    "lab": Source("lab", "lab"),
     "gsm8k": Source("hub", "openai/gsm8k", config="main", shape="prompt_answer"),
     "svamp": Source("hub", "ChilleD/SVAMP", shape="prompt_answer"),
     "dolly": Source("hub", "databricks/databricks-dolly-15k", shape="alpaca"),
     "open-platypus": Source("hub", "garage-bAInd/Open-Platypus", shape="alpaca"),
     "codealpaca": Source("hub", "sahil2801/CodeAlpaca-20k", shape="alpaca"),
 }
-_WITH_TEST = {"arithmetic", "gsm8k", "svamp"}
+OURS = ("arithmetic", "lab")
+"""Kinds whose problems are written here."""
+_WITH_TEST = {*OURS, "gsm8k", "svamp"}
 
 
 def has_test(text: str) -> bool:
@@ -107,7 +110,7 @@ def locate(
     """
     if text in _NAMED:
         named = _NAMED[text]
-        own = split if named.kind == "arithmetic" or text in _WITH_TEST else "train"
+        own = split if text in _WITH_TEST else "train"
         source = replace(named, split=own)
         path = None
     elif text.startswith("hub:"):
@@ -118,7 +121,7 @@ def locate(
     else:
         path = _file(text)
         source = Source("file", suffix(path.name))
-    if source.kind == "arithmetic":
+    if source.kind in OURS:
         return source, None
     if source.kind == "hub":
         wanted = data.revision if text == data.source else ""

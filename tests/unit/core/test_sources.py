@@ -158,7 +158,7 @@ def test_files(tmp_path: Path) -> None:
     [
         ("gsm8", ConfigError, "unknown data source 'gsm8'; did you mean gsm8k"),
         ("Dolly", ConfigError, "did you mean dolly"),
-        ("qqq", ConfigError, "unknown data source 'qqq'; known: arithmetic, gsm8k"),
+        ("qqq", ConfigError, "unknown data source 'qqq'; known: arithmetic, lab, gsm8k"),
         ("none.jsonl", DataError, "none.jsonl: no such file"),
         ("folder/none.csv", DataError, "folder/none.csv: no such file"),
         ("openai/gsm8k", DataError, "write hub:openai/gsm8k"),
