@@ -15,7 +15,7 @@ from flows.pipeline import Result, pipeline
 from flows.plan import PlanRunner
 from flows.sweeps import Sweep, Trial
 from lorapar_core.errors import LoraparError, StageFailed
-from lorapar_core.label_truth import SOURCES
+from lorapar_core.true_system import SOURCES
 from tasks.action import Action, Input, Outcome
 from tasks.sweep import results
 

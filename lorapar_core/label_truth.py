@@ -1,7 +1,6 @@
 """How often teachers and labels are wrong, where the true system of every example is known.
 
-Problems that the project writes are worked a line a step and end in "#### N": one step is System
-1's, more are System 2's. Elsewhere nobody knows the truth, and nothing here is asked.
+It is of the sources that `true_system` names; elsewhere nothing here is asked.
 """
 
 from __future__ import annotations
@@ -12,35 +11,12 @@ from typing import Any
 import numpy as np
 
 from lorapar_core.agreement import error_correlation
-from lorapar_core.config import System
-from lorapar_core.errors import DataError
 from lorapar_core.rounds import Votes
 from lorapar_core.trust import ballots
 
-SOURCES = frozenset({"arithmetic", "lab"})
-"""Data sources whose answers tell the truth."""
 DIGITS = 6
 Truth = Mapping[str, int]
 """Example id -> its true system, 1 or 2."""
-
-
-def true_system(answer: str) -> System:
-    """By the steps of the worked answer.
-
-    >>> int(true_system("5 + 3 = 8\\n8 * 2 = 16\\n#### 16"))
-    2
-
-    Raises:
-        DataError: no worked line stands before a last "####".
-    """
-    worked, mark, _ = answer.rpartition("####")
-    steps = [line for line in worked.splitlines() if line.strip()]
-    if not mark or not steps:
-        raise DataError(
-            f"answer {answer[:60]!r} has no worked line before ####; the true system is known of "
-            f"sources {', '.join(sorted(SOURCES))} only"
-        )
-    return System.ONE if len(steps) == 1 else System.TWO
 
 
 def error_rates(labels: Votes, truth: Truth) -> dict[str, Any]:

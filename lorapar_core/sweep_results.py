@@ -25,7 +25,7 @@ import numpy as np
 
 from lorapar_core.claims import Interval, Judged, intervals, judge
 from lorapar_core.errors import DataError
-from lorapar_core.label_truth import error_rates, mean_rates, teachers_errors, true_system
+from lorapar_core.label_truth import error_rates, mean_rates, teachers_errors
 from lorapar_core.paper_sweeps import BASE, SOURCES, Figures, paper_figures
 from lorapar_core.parquet import read_table
 from lorapar_core.report_page import as_html, as_markdown
@@ -34,6 +34,7 @@ from lorapar_core.spec import Spec
 from lorapar_core.statistics import wilson
 from lorapar_core.sweep_page import blocks
 from lorapar_core.teachers.calibration import labels_of
+from lorapar_core.true_system import true_system
 
 BOOTSTRAP_SEED = 0
 DIGITS = 6

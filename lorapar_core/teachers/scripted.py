@@ -21,9 +21,9 @@ from collections.abc import Mapping, Sequence
 from math import sqrt
 
 from lorapar_core.config import ScriptConfig, System
-from lorapar_core.errors import VoteError
 from lorapar_core.teachers.ballot import Ballot, Question
 from lorapar_core.teachers.ledger import Ledger
+from lorapar_core.true_system import true_system
 
 SERVED = "script"
 
@@ -39,32 +39,16 @@ class ScriptedTeacher:
         """See `Teacher`.
 
         Raises:
-            VoteError: an answer has no worked line before its "####".
+            DataError: an answer has no worked line before its "####".
         """
         ledger.keep_now([self._ballot(question) for question in questions])
         return {}
 
     def _ballot(self, question: Question) -> Ballot:
-        truth = true_system(question)
+        truth = true_system(question.answer)
         wrong = errs(self._name, question.example_id, truth, self._script)
         label = System.TWO if (truth is System.ONE) is wrong else System.ONE
         return Ballot(question.example_id, int(label), reply="", served_model=SERVED)
-
-
-def true_system(question: Question) -> System:
-    """By the steps of the worked answer.
-
-    Raises:
-        VoteError: it has none.
-    """
-    worked, mark, _ = question.answer.rpartition("####")
-    steps = len(worked.split("\n")) - 1
-    if not mark or steps < 1:
-        raise VoteError(
-            f"the answer of example {question.example_id} has no worked line before its #### "
-            f"({question.answer[:80]!r}), so its true system isn't known; ask another teacher"
-        )
-    return System.ONE if steps == 1 else System.TWO
 
 
 def errs(name: str, example_id: str, truth: System, script: ScriptConfig) -> bool:

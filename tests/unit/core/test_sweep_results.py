@@ -17,7 +17,7 @@ from flows.places import RECIPES
 from flows.sweeps import SWEEPS
 from lorapar_core.errors import DataError
 from lorapar_core.evaluate import PREDICTIONS
-from lorapar_core.label_truth import error_rates, mean_rates, true_system
+from lorapar_core.label_truth import error_rates, mean_rates
 from lorapar_core.paper_sweeps import SOURCES, paper_figures
 from lorapar_core.parquet import write_table
 from lorapar_core.prepare import EXAMPLES
@@ -25,6 +25,7 @@ from lorapar_core.recipe import load_recipe
 from lorapar_core.tally import LABELS
 from lorapar_core.teachers.ballot import Ballot
 from lorapar_core.teachers.tables import write_votes
+from lorapar_core.true_system import true_system
 
 PROBLEMS = [f"{k:032x}" for k in range(60)]
 HOSTILE = "<script>alert(1)</script>|x"
