@@ -88,7 +88,7 @@ def test_an_answer_without_working_has_no_known_system(answer: str, tmp_path: Pa
     teacher = ScriptedTeacher("a", ScriptConfig())
     with (
         Ledger.opened(tmp_path / "ledger") as ledger,
-        pytest.raises(DataError, match="has no worked line before ####; .* ask other teachers"),
+        pytest.raises(DataError, match=r"has no worked line before ####; .* ask other teachers"),
     ):
         teacher.vote([Question("x", "?", answer)], ledger)
 
