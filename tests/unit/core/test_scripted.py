@@ -13,7 +13,7 @@ from lorapar_core.data.arithmetic import problems as arithmetic_problems
 from lorapar_core.data.choice import entry_of
 from lorapar_core.data.lab import problems as lab_problems
 from lorapar_core.data.shapes import Example, reference_of
-from lorapar_core.errors import ConfigError
+from lorapar_core.errors import ConfigError, DataError
 from lorapar_core.recipe import parse_recipe
 from lorapar_core.teachers.ballot import Question, ids_digest
 from lorapar_core.teachers.ledger import Ledger
