@@ -129,7 +129,7 @@ def _name() -> str:
 
 def _sweep(
     sweep: SweepName,
-    recipe: str = "demo",
+    recipe: str = "lab",
     seeds: list[int] = [0, 1, 2],  # noqa: B006  Prefect shows it, nobody changes it
     at_once: int = 2,
     data: DataFields | None = None,  # type: ignore[valid-type]
