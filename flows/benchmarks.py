@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from flows.composition import Run, Runner
 from lorapar_core.config import BenchmarkConfig, DataConfig, Recipe
 from lorapar_core.data import sources
-from lorapar_core.data.benchmark_sets import gather, require_asked_so
+from lorapar_core.data.benchmark_sets import gather, require_asked_so, require_heads
+from lorapar_core.data.problems import Kind
 from lorapar_core.data.sources import Source, Split
-from lorapar_core.errors import ConfigError, SandboxError
-from lorapar_core.sandbox import passes
+from lorapar_core.errors import ConfigError
+from lorapar_core.sandbox import require_sandbox
 from tasks.action import Action, Input, Outcome
 from tasks.benchmark import benchmark, measure
 from tasks.prepare import Located
@@ -25,7 +26,7 @@ HUB_SETS: Mapping[str, tuple[Source, str]] = {
 """Task -> its set on the hub, and the split that worked examples come from."""
 
 
-def check_benchmarks(recipe: Recipe) -> None:
+def check_benchmarks(recipe: Recipe, *, runs: bool = True) -> None:
     """Refuse a benchmark that can't be, without the network and without reading its data.
 
     Raises:
@@ -41,19 +42,8 @@ def check_benchmarks(recipe: Recipe) -> None:
             raise ConfigError(
                 f"benchmark {config.label!r} has a revision, which a file has none of; leave it out"
             )
-        if config.task == "humaneval":
-            _require_sandbox(recipe, config)
-
-
-def _require_sandbox(recipe: Recipe, config: BenchmarkConfig) -> None:
-    try:
-        passes("", "", sandbox=recipe.runtime.sandbox)
-    except SandboxError as error:
-        raise ConfigError(
-            f"benchmark {config.label!r} runs what the model writes, and {error}; run it on Linux "
-            "with user namespaces, set runtime.sandbox: limits, which lets such programs change "
-            "your files and read your processes' environment, or leave the benchmark out"
-        ) from error
+    if runs and any(config.task == "humaneval" for config in recipe.evaluation.benchmarks):
+        require_sandbox(recipe.runtime.sandbox)
 
 
 @dataclass(frozen=True)
@@ -67,6 +57,32 @@ class Benchmarks:
     measured: dict[str, dict[str, Outcome]] = field(default_factory=dict)
     """Benchmark -> training stage, or `base` -> its evaluation."""
 
+    def read(self) -> None:
+        """Read every benchmark, which needs no model, so that one that can't be asked so is known
+        before any vote.
+
+        Raises:
+            ConfigError: programs can't be run apart from the rest of the machine.
+            DataError: a row can't be used, or can't be asked so.
+        """
+        configs = self.recipe.evaluation.benchmarks
+        actions = [
+            benchmark(config, test=test, shots=shots)
+            for config, (test, shots) in zip(configs, self.located, strict=True)
+        ]
+        for config, outcome in zip(configs, self.run(*actions), strict=True):
+            self.problems[config.label] = outcome
+            told = self.run.read(outcome["benchmark.json"])
+            if told:
+                require_asked_so(
+                    told["kind"],
+                    prompt=config.prompt,
+                    samples=config.samples,
+                    shots=bool(config.shots),
+                )
+            if told and told["kind"] == "code" and self.run.runner.downloads:
+                require_sandbox(self.recipe.runtime.sandbox)
+
     def measure(self, after: str, kind: str, base: Input, adapter: Input | None) -> None:
         """Put every benchmark that asks for it to a model."""
         actions = list(self._actions(after, kind, base, adapter))
@@ -78,12 +94,9 @@ class Benchmarks:
     ) -> Iterator[tuple[str, Action]]:
         wanted = "base" if after == "base" else "trained"
         benchmarks = self.recipe.evaluation.benchmarks
-        for config, (test, shots) in zip(benchmarks, self.located, strict=True):
+        for config in benchmarks:
             if config.models not in ("all", wanted):
                 continue
-            if config.label not in self.problems:
-                read = benchmark(config, test=test, shots=shots)
-                self.problems[config.label] = self.run.one(read)
             yield (
                 config.label,
                 measure(
@@ -130,7 +143,9 @@ def _located(
     test = _place(config, config.source, "test", runner)
     shots = _place(config, config.shots_source, "train", runner) if config.shots else None
     if test.file and (shots is None or shots.file):
-        _require_askable(recipe, config, test, shots)
+        kind = _require_askable(config, test, shots)
+        if kind == "code" and runner.downloads:
+            require_sandbox(recipe.runtime.sandbox)
     return test, shots
 
 
@@ -142,7 +157,7 @@ def _place(config: BenchmarkConfig, text: str, split: Split, runner: Runner) -> 
         found, file = sources.locate(
             text, split=split, data=data, download_dir=downloads, online=runner.downloads
         )
-        if found.kind == "arithmetic":
+        if found.kind in sources.OURS:
             raise ConfigError(
                 f"benchmark {config.label!r} has source {text}, whose problems have no file; give "
                 "a file or a hub set, or test on them with data.test_source"
@@ -155,14 +170,14 @@ def _place(config: BenchmarkConfig, text: str, split: Split, runner: Runner) -> 
     return Located(at, None)
 
 
-def _require_askable(
-    recipe: Recipe, config: BenchmarkConfig, test: Located, shots: Located | None
-) -> None:
+def _require_askable(config: BenchmarkConfig, test: Located, shots: Located | None) -> Kind:
+    """Returns what kind of problems they are."""
     action = benchmark(config, test=test, shots=shots)
     files = {"set": test.file, "shots_set": shots.file if shots else None}
     shown = gather(action.config, {role: file for role, file in files.items() if file})
     require_asked_so(
         shown.kind, prompt=config.prompt, samples=config.samples, shots=bool(config.shots)
     )
-    if shown.kind == "code":
-        _require_sandbox(recipe, config)
+    if shown.kind == "code" and config.prompt == "plain":
+        require_heads(shown.problems.values())
+    return shown.kind

@@ -9,17 +9,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from artifacts import Store, StoreError
 from flows import paper
+from flows.ending import ending_in_order
 from flows.places import RECIPES, ROOT
 from flows.sweeps import SWEEPS, sweep_named, trials
 from lorapar_core.base import install_hint
@@ -109,13 +107,6 @@ def _add_sweep(commands: Any) -> None:
     sub.set_defaults(command=_sweep)
 
 
-def _seeds(text: str) -> tuple[int, ...]:
-    words = [word.strip() for word in text.split(",")]
-    if all(word.isdecimal() for word in words) and len(set(words)) == len(words):
-        return tuple(map(int, words))
-    raise argparse.ArgumentTypeError(f"{text!r} are no seeds; give different numbers, as 0,1,2")
-
-
 def _add_recipes(commands: Any) -> None:
     sub = commands.add_parser("recipes", help="list the shipped recipes")
     sub.add_argument("--paper", action="store_true", help="list the cells of the paper's tables")
@@ -132,6 +123,13 @@ def _add_compare(commands: Any) -> None:
     sub.add_argument("--store", help="where artifacts are kept (default: $LORAPAR_STORE)")
     sub.add_argument("--json", action="store_true", help="print JSON")
     sub.set_defaults(command=_compare)
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    words = [word.strip() for word in text.split(",")]
+    if all(word.isdecimal() for word in words) and len(set(words)) == len(words):
+        return tuple(map(int, words))
+    raise argparse.ArgumentTypeError(f"{text!r} are no seeds; give different numbers, as 0,1,2")
 
 
 def _add_service(commands: Any) -> None:
@@ -186,7 +184,7 @@ def _run(options: argparse.Namespace) -> int:
     check(recipe)
     store = Store.open(options.store)
     started = time.monotonic()
-    with _ending_in_order(), LocalRunner(recipe, store=store, say=say_on_stderr) as runner:
+    with ending_in_order(), LocalRunner(recipe, store=store, say=say_on_stderr) as runner:
         summary = healing(
             lambda: summarize(pipeline(recipe, runner), recipe=recipe, store=store, command=command)
         )
@@ -206,21 +204,6 @@ def _say_the_papers(options: argparse.Namespace) -> None:
         print(f"\n{line}")
 
 
-@contextmanager
-def _ending_in_order() -> Iterator[None]:
-    """On SIGTERM end as on Ctrl-C, so that what is under way is stopped and kept."""
-
-    def end(number: int, _frame: FrameType | None) -> None:
-        print("lorapar: stopping; what is finished is kept", file=sys.stderr)
-        sys.exit(128 + number)
-
-    former = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, former)
-
-
 def _sweep(options: argparse.Namespace) -> int:
     from flows.local import say_on_stderr
     from flows.local_sweep import failed_line, run_sweep, with_runtime
@@ -233,7 +216,7 @@ def _sweep(options: argparse.Namespace) -> int:
     )
     store = Store.open(options.store)
     started = time.monotonic()
-    with _ending_in_order():
+    with ending_in_order():
         summary = run_sweep(sweep, found, store=store, say=say_on_stderr)
     summary["seconds"] = round(time.monotonic() - started, 1)
     name = f"sweep-{sweep.name}-{summary['recipe'][:40]}"

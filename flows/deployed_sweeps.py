@@ -33,6 +33,7 @@ from flows.deployed import (
     LoraFields,
     ModelFields,
     PartitionFields,
+    PeftFields,
     PrefectRunner,
     RuntimeFields,
     SftFields,
@@ -137,6 +138,7 @@ def _sweep(
     voting: VotingFields | None = None,  # type: ignore[valid-type]
     model: ModelFields | None = None,  # type: ignore[valid-type]
     lora: LoraFields | None = None,  # type: ignore[valid-type]
+    peft: PeftFields | None = None,  # type: ignore[valid-type]
     importance: ImportanceFields | None = None,  # type: ignore[valid-type]
     partition: PartitionFields | None = None,  # type: ignore[valid-type]
     stages: list[StageConfig] | None = None,
@@ -158,6 +160,7 @@ def _sweep(
         voting: how votes become labels.
         model: the model that is fine-tuned.
         lora: the adapter.
+        peft: adapters that aren't LoRA, for those methods.
         importance: what the elements are scored on.
         partition: theta, alpha and beta.
         stages: training stages in order; replaces the recipe's list whole.
@@ -172,6 +175,7 @@ def _sweep(
         "voting": voting,
         "model": model,
         "lora": lora,
+        "peft": peft,
         "importance": importance,
         "partition": partition,
         "stages": stages,

@@ -78,6 +78,7 @@ def pipeline(recipe: Recipe, runner: Runner) -> Result:
     train_count = summary["train"] if summary else expected_count(recipe, train, test)
     if recipe.needs_masks and (summary or is_counted(recipe, train)):
         require_enough(recipe, train_count)
+    benchmarks.read()
     labels: Outcome | None = None
     scored: tuple[Outcome, Outcome] | None = None
     if recipe.needs_labels:

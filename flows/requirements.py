@@ -61,7 +61,7 @@ def check(recipe: Recipe, *, runs: bool = True) -> None:
     for text in (recipe.data.source, recipe.data.test_source):
         if text:
             sources.check(text)
-    check_benchmarks(recipe)
+    check_benchmarks(recipe, runs=runs)
 
 
 def models(recipe: Recipe) -> list[tuple[str, str]]:

@@ -106,7 +106,7 @@ def _benchmark_table(name: str, by_stage: Mapping[str, Any]) -> str:
         (
             label(after),
             str(found["n"]),
-            *(_accuracy(found[c]) if c in found else "" for c in columns),
+            *_accuracies(found, columns),
         )
         for after, found in by_stage.items()
     ]

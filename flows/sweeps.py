@@ -14,10 +14,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-from flows.places import RECIPES
+from flows.paper import recipe_of
 from lorapar_core.config import Recipe
 from lorapar_core.errors import ConfigError
-from lorapar_core.recipe import did_you_mean, load_recipe, merge
+from lorapar_core.recipe import did_you_mean, merge
 
 THETAS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 FRACTIONS = (0.0, 0.5, 1.0)
@@ -37,6 +37,8 @@ METHODS = (
     "prefix-tuning",
     "ia3",
 )
+WITH_RL = ("lora-par", "lora+rl", "pissa+rl", "random")
+"""Those that keep all of a recipe's stages."""
 SEEDED = ("lora", "importance", "partition", "voting", "sft", "grpo")
 """Sections whose `seed` is the trial's. That of `voting` deals random labels and no votes."""
 Phase = Literal["first", "last"]
@@ -115,7 +117,6 @@ def trials(
     seeds: Sequence[int],
     overrides: Mapping[str, Any],
     only: Sequence[str] = (),
-    recipes: Path = RECIPES,
 ) -> list[Trial]:
     """Every point (or `only` those of these labels) with every seed, a point's seeds together.
 
@@ -124,11 +125,13 @@ def trials(
 
     Raises:
         ConfigError: no or equal seeds, a point that there isn't, an override of what the sweep
-            moves, a recipe that the sweep can't be made of, or as `load_recipe` says of any trial.
+            moves, a recipe that the sweep can't be made of or on which it moves nothing, or as
+            `recipe_of` says of any trial.
     """
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
         raise ConfigError(f"seeds are {list(seeds)}; give one or more different ones from 0 on")
-    recipe = load_recipe(source, recipes=recipes, overrides=overrides)
+    recipe = recipe_of(source, overrides)
+    _require_swept(sweep, recipe)
     points = _only(sweep, sweep.points(recipe), only)
     _require_unmoved(sweep, points, overrides)
     made = []
@@ -136,9 +139,29 @@ def trials(
         for seed in seeds:
             seeded = {section: {"seed": seed} for section in SEEDED}
             laid = _laid_over(overrides, point.overrides, seeded)
-            trial = load_recipe(source, recipes=recipes, overrides=laid)
+            trial = recipe_of(source, laid)
             made.append(Trial(point, seed, laid, trial))
     return made
+
+
+def _require_swept(sweep: Sweep, recipe: Recipe) -> None:
+    """Refuse a recipe on which the sweep would train the same thing at every point.
+
+    Raises:
+        ConfigError: as said.
+    """
+    if sweep.name == "baselines":
+        return
+    if recipe.method != "lora-par":
+        raise ConfigError(
+            f"method is {recipe.method}, and the sweep {sweep.name} moves what only lora-par has; "
+            "leave method out"
+        )
+    if not (recipe.needs_labels if sweep.name == "labels" else recipe.needs_masks):
+        raise ConfigError(
+            f"no stage of the recipe trains a system's elements, so the sweep {sweep.name} would "
+            "train the same at every point; give stages a system 1 or 2"
+        )
 
 
 def _only(sweep: Sweep, points: list[Point], labels: Sequence[str]) -> list[Point]:
@@ -234,7 +257,11 @@ def _theta_claims(points: list[Point]) -> list[Claim]:
     return [
         *([Claim(slope, _slope(chosen))] if len(chosen) > 1 else []),
         *_above([(0.9, 0.3)], chosen, "theta {:g} above theta {:g}"),
-        *([Claim("importance above random, all thetas together", together)] if together else []),
+        *(
+            [Claim("importance above random, all thetas together", together)]
+            if len(beside) > 1
+            else []
+        ),
         *(
             Claim(
                 f"importance above random at theta {theta:g}",
@@ -304,7 +331,8 @@ def _modules_claims(points: list[Point]) -> list[Claim]:
 
 
 def _labels(recipe: Recipe) -> list[Point]:
-    """The paper's strategies: the first teacher alone, the first three, the first five.
+    """The paper's strategies: the first teacher alone, the first three, the first five. A script
+    votes alike with and without a part to play, so there it isn't asked twice.
 
     Raises:
         ConfigError: fewer than three teachers vote.
@@ -324,8 +352,9 @@ def _labels(recipe: Recipe) -> list[Point]:
         said["labels"] = fields["labels"]
         return Point(label, said, {**_sft_only(recipe), "voting": fields})
 
+    scripted = recipe.panel[0].provider == "scripted"  # which plays nobody
     return [
-        point("one teacher, no role play", 1, role_play=False),
+        *([] if scripted else [point("one teacher, no role play", 1, role_play=False)]),
         point("one teacher", 1),
         *(point(f"{size} teachers", size) for size in sizes),
         point("random partition", sizes[-1], labels="random"),
@@ -339,7 +368,7 @@ def _labels_claims(points: list[Point]) -> list[Claim]:
     ordered.sort(key=wanted.index)
     pairs = [
         *pairwise(ordered),
-        *([(ordered[0], ordered[-1])] if ordered else []),
+        *([(ordered[0], ordered[-1])] if len(ordered) > 2 else []),
         ("one teacher", "one teacher, no role play"),
     ]
     return _above(pairs, labels, "{} above {}")
@@ -380,8 +409,21 @@ def _baselines(_recipe: Recipe) -> list[Point]:
 
 
 def _baselines_claims(points: list[Point]) -> list[Claim]:
-    labels = {p.label: p.label for p in points}
-    return _above([("lora-par", name) for name in METHODS[1:]], labels, "{} above {}")
+    """After as many stages: SFT's alone, where that is all that a method has."""
+    labels = [point.label for point in points]
+    if "lora-par" not in labels:
+        return []
+    return [
+        Claim(
+            f"lora-par above {name}" + ("" if name in WITH_RL else ", after SFT"),
+            (
+                Term("lora-par", 1, "last" if name in WITH_RL else "first"),
+                Term(name, -1, "last" if name in WITH_RL else "first"),
+            ),
+        )
+        for name in labels
+        if name != "lora-par"
+    ]
 
 
 SWEEPS = {

@@ -29,6 +29,7 @@ from lorapar_core.evaluate import metrics as generation_metrics
 from lorapar_core.harness import flexible_extract, is_exact_match, strict_match
 from lorapar_core.process import thread_count
 from lorapar_core.prompts import Tokenizer, chat_ids, grpo_prompt_ids, plain_ids, sft_prompt_ids
+from lorapar_core.python_source import is_head
 from lorapar_core.rewards.code import program_in
 from lorapar_core.scores import choice_metrics, code_metrics, proportion
 from lorapar_core.spec import Spec
@@ -66,6 +67,9 @@ _CODE_TURN = (
     "Complete this Python function. Answer with the whole function in one Python code block.\n\n"
     "```python\n{}\n```"
 )
+
+_TAIL = 8
+"""Tokens of the prompt that what follows is decoded with."""
 
 Rows = dict[str, list[Any]]
 
@@ -145,7 +149,9 @@ def prompt_ids(
     if ask["prompt"] == "chat":
         question = problem.question
         if problem.kind == "code":
-            question = _CODE_TURN.format(problem.prompt.rstrip())
+            question = problem.prompt.rstrip()
+            if is_head(question):
+                question = _CODE_TURN.format(question)
         turns = [
             {"role": role, "content": text.strip()}
             for shot in shown.shots[problem.group]
@@ -220,10 +226,11 @@ def _write(
     count, plain = ask["samples"], ask["prompt"] == "plain"
     sampling = Sampling(ask["temperature"], ask["top_p"], ask["seed"]) if count > 1 else None
     stops = shown.stops if plain else []
+    repeated = [prompt for prompt in prompts for _ in range(count)]
     completions = generate(
         asked.model,
         asked.tokenizer,
-        [prompt for prompt in prompts for _ in range(count)],
+        repeated,
         evaluation,
         ends=asked.ends,
         device=asked.device,
@@ -233,8 +240,8 @@ def _write(
     rows: Rows = {name: [] for name in PROGRAMS.names}
     programs = []
     jobs = [(i, problem, k) for i, problem in shown.problems.items() for k in range(count)]
-    for (i, problem, k), tokens in zip(jobs, completions, strict=True):
-        said = asked.tokenizer.decode(tokens, skip_special_tokens=True)
+    for (i, problem, k), prompt, tokens in zip(jobs, repeated, completions, strict=True):
+        said = text_after(asked.tokenizer, prompt, tokens)
         text, stopped = before_stop(said, stops)
         finished = stopped or (bool(tokens) and tokens[-1] in asked.ends)
         programs.append((program_of(problem, text, plain=plain), problem))
@@ -247,10 +254,23 @@ def _write(
 
 def program_of(problem: Problem, completion: str, *, plain: bool) -> str:
     """The program: the prompt and what follows it; in chat the function is written anew, after the
-    prompt's imports."""
+    prompt's imports, if the prompt isn't in words."""
     if plain:
         return problem.prompt + completion
-    return f"{problem.prompt.rstrip()}\n\n\n{program_in(completion)}"
+    head = problem.prompt.rstrip()
+    return f"{head}\n\n\n{program_in(completion)}" if is_head(head) else program_in(completion)
+
+
+def text_after(tokenizer: Any, prompt: Sequence[int], made: Sequence[int]) -> str:
+    """What the tokens `made` add to the prompt's text. Alone some decoders take their first space
+    (LLaMA's does), and with it the indentation of a program's first line."""
+    tail = list(prompt[-_TAIL:])
+    before, after = (
+        tokenizer.decode(tokens, skip_special_tokens=True) for tokens in (tail, [*tail, *made])
+    )
+    if after.startswith(before):
+        return str(after[len(before) :])
+    return str(tokenizer.decode(made, skip_special_tokens=True))
 
 
 def as_harness(rows: Mapping[str, Sequence[Any]]) -> Rows:

@@ -74,6 +74,8 @@ def expanded(recipe: Recipe) -> Recipe:
     if baseline.kind != "lora":
         rate = recipe.peft.learning_rate or LEARNING_RATES[baseline.kind]
         made = _with(made, sft={"learning_rate": rate})
+    if baseline.kind == "prefix-tuning":  # it can't, and it changes no result
+        made = _with(made, sft={"activation_checkpointing": False})
     return made.model_copy(update={"stages": stages})
 
 

@@ -118,6 +118,7 @@ _TABLE_4 = {
 _BASE = {"llama": 13.3, "qwen": 21.91}
 _QWEN = (68.69, 81.65)
 _ORDER = [("sft", 1), ("grpo", 2)]
+_FIVE = (27.60,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +159,8 @@ def _after(recipe: Mapping[str, Any], which: str) -> tuple[tuple[float, ...], st
     if ends != (1.0, 1.0):
         varied = (init, modules, theta) == ("gaussian", "QKVGUD", 0.9) and ends in _TABLE_2
         return (_TABLE_2[ends], "Table 2") if varied else None
+    if (init, modules, theta) == ("gaussian", "QKVGUD", 0.9) and _of_five(recipe):
+        return _FIVE, "Table 1"
     if modules == "QKVGUD" and (init, theta) in _TABLE_4:
         return _TABLE_4[init, theta], "Table 4"
     varied = init == "gaussian" and theta in _TABLE_3.get(modules, {})
@@ -165,12 +168,15 @@ def _after(recipe: Mapping[str, Any], which: str) -> tuple[tuple[float, ...], st
 
 
 def _as_in_the_paper(recipe: Mapping[str, Any]) -> bool:
-    """Elements chosen by importance, r and scale as published, one epoch of each stage in order."""
+    """Labels by several teachers who play the model, elements chosen by importance, r and scale as
+    published, one epoch of each stage in order."""
     lora, stages = recipe["lora"], recipe["stages"]
     order = [(stage["kind"], stage["system"]) for stage in stages]
     whole = all(stage["epochs"] == 1 and not recipe[stage["kind"]]["max_steps"] for stage in stages)
     return (
         recipe["partition"]["choice"] == "importance"
+        and (recipe["voting"]["labels"], recipe["voting"]["role_play"]) == ("votes", True)
+        and _voters(recipe) > 1
         and not recipe["data"]["examples"]
         and isinstance(lora["modules"], str)
         and (lora["r"], lora["lora_alpha"]) == (8, 64)
@@ -178,6 +184,18 @@ def _as_in_the_paper(recipe: Mapping[str, Any]) -> bool:
         and order == _ORDER[: len(order)]
         and whole
     )
+
+
+def _of_five(recipe: Mapping[str, Any]) -> bool:
+    """SFT alone, on labels of five teachers: Table 1 has that apart from the other tables."""
+    return len(recipe["stages"]) == 1 and _voters(recipe) == 5
+
+
+def _voters(recipe: Mapping[str, Any]) -> int:
+    """How many teachers vote."""
+    voting = recipe["voting"]
+    others = [t for t in recipe["teachers"] if t["name"] != voting["escalate_to"]]
+    return len(voting["panel"] or others)
 
 
 def _model(name: str) -> str | None:

@@ -20,3 +20,28 @@ def parsed(text: str) -> ast.Module:
     except (ValueError, OverflowError, RecursionError, MemoryError) as error:
         raise SyntaxError(str(error) or "nested too deep") from error
     return tree
+
+
+def is_head(text: str) -> bool:
+    """Whether a program can go on from here: it is one, or would be with a body for its last line.
+
+    >>> is_head("def f(x):"), is_head("import math"), is_head("Write a function.")
+    (True, True, False)
+    """
+    for program in (text, f"{text.rstrip()}\n    pass\n"):
+        try:
+            parsed(program)
+        except SyntaxError:
+            continue
+        return True
+    return False
+
+
+def defined(text: str) -> set[str]:
+    """The functions that a program defines at its top level.
+
+    Raises:
+        SyntaxError: it is no Python.
+    """
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return {statement.name for statement in parsed(text).body if isinstance(statement, kinds)}

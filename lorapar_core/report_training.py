@@ -29,9 +29,13 @@ def training_blocks(name: str, steps: Sequence[Step]) -> list[Block]:
     if len(parts) > 1:
         figures.insert(shown.index("reward") + 1 if "reward" in shown else 0, _parts(steps, parts))
     first, last = steps[0], steps[-1]
-    rows = [[SHOWN[key], f"{first.get(key, 0.0):.4g}", f"{last[key]:.4g}"] for key in shown]
+    rows = [[SHOWN[key], *(_told(step, key) for step in (first, last))] for key in shown]
     words = f"{len(steps)} optimizer steps."
     return [Block(f"Training: {name}", words, ["figure", "first step", "last step"], rows, figures)]
+
+
+def _told(step: Step, key: str) -> str:
+    return f"{step[key]:.4g}" if key in step else "–"
 
 
 def _curve(steps: Sequence[Step], key: str) -> Html:

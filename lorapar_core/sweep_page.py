@@ -89,7 +89,7 @@ def _rows(point: Mapping[str, Any], seeds: Sequence[int]) -> list[Row]:
     kept = point["kept_share"]
     told.append("" if kept is None else " / ".join(percent(kept[s]) for s in ("1", "2")))
     if not point["phases"]:
-        return [[*told, "", "did not finish", "", "", _figure(point["paper"], -1)]]
+        return [[*told, "", "did not finish", "", "", _figure(point["paper"], 0)]]
     rows: list[Row] = []
     for k, phase in enumerate(point["phases"]):
         lost = len(seeds) - len(phase["seeds"])
@@ -101,15 +101,15 @@ def _rows(point: Mapping[str, Any], seeds: Sequence[int]) -> list[Row]:
                 + (f" ({lost} of {len(seeds)} seeds did not finish)" if lost else ""),
                 " ".join(f"{100 * value:.1f}" for value in phase["by_seed"]),
                 f"{100 * phase['flexible']:.1f}",
-                _figure(point["paper"], k - len(point["phases"])),
+                _figure(point["paper"], k),
             ]
         )
     return rows
 
 
 def _figure(paper: Sequence[float], place: int) -> str:
-    """The paper's figure at a place counted from the last."""
-    return f"{paper[place]:g}" if -place <= len(paper) else ""
+    """The paper's figure after so many training stages."""
+    return f"{paper[place]:g}" if place < len(paper) else ""
 
 
 def _span(found: Mapping[str, float]) -> str:

@@ -6,10 +6,10 @@ Problems that the project writes are worked a line a step and end in "#### N": o
 
 from __future__ import annotations
 
-from lorapar_core.config import System
+from lorapar_core.config import SOLVED, System
 from lorapar_core.errors import DataError
 
-SOURCES = frozenset({"arithmetic", "lab"})
+SOURCES = frozenset(SOLVED)
 """Data sources whose answers tell the truth."""
 
 

@@ -6,7 +6,7 @@ stage.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from lorapar_core.data.rows import Row, read_rows, unit
 from lorapar_core.data.sources import Source, hub_rows
 from lorapar_core.errors import DataError
 from lorapar_core.examples import seeded_order
+from lorapar_core.python_source import is_head
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ def gather(config: Mapping[str, Any], files: Mapping[str, Path]) -> Shown:
         problems=problems,
         shots={g: [(shot.question, shot.solution) for shot in shots[g]] for g in groups},
         prefixes={g: prefix(shots[g], group=g, kind=kind) for g in groups},
-        stops=stops(task),
+        stops=stops(task, kind),
     )
 
 
@@ -121,3 +122,17 @@ def require_asked_so(kind: Kind, *, prompt: str, samples: int, shots: bool) -> N
         raise DataError(
             f"samples is {samples}, for pass@k of programs, and the rows carry no tests; use 1"
         )
+
+
+def require_heads(problems: Iterable[Problem]) -> None:
+    """Refuse prompts in words where a program is to go on from them.
+
+    Raises:
+        DataError: as said.
+    """
+    for problem in problems:
+        if not is_head(problem.prompt):
+            raise DataError(
+                f"the prompt {problem.prompt[:60]!r} is not the beginning of a Python program, and "
+                "prompt: plain has the model go on from it; use prompt: chat"
+            )

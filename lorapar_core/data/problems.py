@@ -22,6 +22,7 @@ from typing import Any, Literal
 from lorapar_core.data.rows import Row
 from lorapar_core.data.shapes import EmptyRow, example_from
 from lorapar_core.errors import DataError
+from lorapar_core.python_source import defined
 from lorapar_core.row_tests import as_reference
 
 Kind = Literal["generate", "choice", "code"]
@@ -111,9 +112,10 @@ def prefix(shots: Sequence[Problem], *, group: str, kind: Kind) -> str:
     return header(group, kind) + shown
 
 
-def stops(task: str) -> list[str]:
-    """What ends a plain answer, beside the end of the text; the answer is what stands before."""
-    return list(_STOPS.get(task, ()))
+def stops(task: str, kind: Kind) -> list[str]:
+    """What ends a plain answer, beside the end of the text; the answer is what stands before. Of a
+    user's own questions nobody knows it."""
+    return list(_STOPS.get("humaneval" if kind == "code" else task, ()))
 
 
 _STOPS: Mapping[str, tuple[str, ...]] = {
@@ -198,13 +200,18 @@ def _humaneval(row: Row, place: str) -> Problem:
 
 def _code(row: Row, place: str) -> Problem:
     prompt = _text(row, place, "prompt", "question")
-    tests = row.get("test", row.get("tests"))
+    tests = next((row[name] for name in ("test", "tests") if row.get(name) is not None), None)
     if isinstance(tests, list) and all(isinstance(part, str) for part in tests):
         tests = "\n".join(tests)
     if not isinstance(tests, str) or not tests.strip():
         raise DataError(f"{place}: the tests are {type(tests).__name__}, expected Python as text")
     entry_point = _text(row, place, "entry_point", missing="")
     try:
+        if entry_point and "check" not in defined(tests):
+            raise DataError(
+                f"{place}: it has an entry_point, and its tests define no check(candidate); define "
+                "it, or leave entry_point out"
+            )
         # Tests that only define `check` are called with the entry point.
         as_reference(f"{tests}\ncheck({entry_point})" if entry_point else tests)
     except SyntaxError as error:
@@ -216,9 +223,9 @@ def _code(row: Row, place: str) -> Problem:
 
 def _own(row: Row, place: str) -> Problem:
     """A row of a user's file, of whichever kind its fields say."""
-    if "choices" in row:
+    if row.get("choices") is not None:
         return _choice(row, place)
-    if "tests" in row or "test" in row:
+    if row.get("tests") is not None or row.get("test") is not None:
         return _code(row, place)
     return _verbatim(row, place)
 

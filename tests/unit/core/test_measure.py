@@ -12,12 +12,14 @@ import pytest
 from tiny import tiny_tokenizer_dir
 from tiny_benchmarks import HUMANEVAL, SUBJECTS, gsm8k_rows, mmlu_rows, set_config, write_rows
 from tiny_inputs import MODEL, files, run_stage, spec, tiny_adapter
+from tokenizers import Tokenizer, decoders, models
+from transformers import PreTrainedTokenizerFast
 
 from lorapar_core import measure as measuring
 from lorapar_core.benchmark import read_benchmark
 from lorapar_core.choices import span_of
 from lorapar_core.config import EvaluationConfig, GrpoConfig, SftConfig
-from lorapar_core.data.benchmark_sets import Shown
+from lorapar_core.data.benchmark_sets import Shown, require_heads
 from lorapar_core.errors import DataError
 from lorapar_core.evaluate import Asked
 from lorapar_core.loading import load_base, load_tokenizer
@@ -366,3 +368,28 @@ def test_rows_of_the_hub_that_cannot_be_asked_so_stop_the_stage(
     )
     with pytest.raises(DataError, match="use prompt: plain"):
         measuring.measure(given)
+
+
+def test_a_decoder_that_takes_a_first_space_leaves_a_program_its_indentation() -> None:
+    """As LLaMA's does."""
+    words = ["def", "▁f():", "\n", "▁", "▁▁▁▁", "▁return", "▁1", "<pad>"]
+    inner = Tokenizer(models.WordLevel({word: k for k, word in enumerate(words)}, "<pad>"))
+    inner.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", left=1)]
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>")
+    prompt, made = [0, 1, 2], [4, 5, 6]
+    alone = tokenizer.decode(made)
+    text = measuring.text_after(tokenizer, prompt, made)
+    assert (alone, text) == ("    return 1", "     return 1")
+    assert measuring.text_after(tokenizer, prompt, []) == ""
+
+
+def test_a_task_in_words_is_no_part_of_the_program(tmp_path: Path) -> None:
+    row = {"prompt": "Write add(a, b), their sum.", "tests": "assert add(1, 2) == 3"}
+    shown = shown_of(read(tmp_path, "file", [row]))
+    (problem,) = shown.problems.values()
+    said = "```python\ndef add(a, b):\n    return a + b\n```"
+    assert measuring.program_of(problem, said, plain=False).startswith("def add(a, b):")
+    with pytest.raises(DataError, match=r"not the beginning of a Python program.*prompt: chat"):
+        require_heads(shown.problems.values())

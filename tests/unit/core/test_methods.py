@@ -126,7 +126,11 @@ FULL = [{"kind": "sft", "system": "full", "data": "all"}]
             "use sharding: none",
         ),
         (
-            {"method": "prefix-tuning", "sft": {"activation_checkpointing": True}},
+            {
+                "peft": {"kind": "prefix-tuning"},
+                "stages": FULL,
+                "sft": {"activation_checkpointing": True},
+            },
             "sft.activation_checkpointing does without; set it to false",
         ),
     ],

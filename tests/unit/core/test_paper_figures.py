@@ -13,7 +13,9 @@ from lorapar_core.recipe import load_recipe, merge
 
 LLAMA, QWEN = "meta-llama/Llama-2-7b-hf", "Qwen/Qwen2.5-7B"
 RECIPES = Path(__file__).parents[3] / "deployments" / "recipes"
-TEACHERS = [{"name": "one", "provider": "local"}]
+TEACHERS = [{"name": name, "provider": "local"} for name in ("one", "two", "three")]
+FIVE = [{"name": name, "provider": "local"} for name in "abcde"]
+SFT = {"stages": [{"kind": "sft", "system": 1}]}
 
 
 def figure(after: str, *, model: str = LLAMA, **sections: Any) -> tuple[float, str] | None:
@@ -35,6 +37,12 @@ def figure(after: str, *, model: str = LLAMA, **sections: Any) -> tuple[float, s
         ({"partition": {"theta": 0.5}}, "sft", (13.12, "Table 3")),
         ({"lora": {"modules": "QKV"}}, "sft", (23.35, "Table 3")),
         ({"stages": [{"kind": "sft", "system": 1}]}, "sft", (27.07, "Table 4")),
+        ({"teachers": FIVE, **SFT}, "sft", (27.6, "Table 1")),
+        ({"teachers": FIVE, **SFT, "partition": {"theta": 0.5}}, "sft", (13.12, "Table 3")),
+        ({"teachers": FIVE}, "grpo", (34.57, "Table 4")),
+        ({"voting": {"panel": ["one"]}}, "sft", None),
+        ({"voting": {"role_play": False}}, "sft", None),
+        ({"voting": {"labels": "random"}}, "sft", None),
         # What the paper doesn't tell, or tells of another setting.
         ({"partition": {"theta": 0.5}}, "grpo", None),
         ({"partition": {"theta": 0.55}}, "sft", None),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tiny_benchmarks import HUMANEVAL, gsm8k_rows, mmlu_rows
 
-from lorapar_core.data.problems import Problem, prefix, read_problems, with_ids
+from lorapar_core.data.problems import Problem, prefix, read_problems, stops, with_ids
 from lorapar_core.errors import DataError
 
 
@@ -140,3 +140,23 @@ def test_a_repeated_problem_is_counted_twice() -> None:
     assert list(ids.values()) == problems
     assert len(ids) == 5
     assert list(with_ids(problems[::-1][:1])) == list(ids)[:1]
+
+
+def test_fields_that_are_null_say_nothing() -> None:
+    """As a Parquet file has them whose rows are of several kinds."""
+    nothing = {"choices": None, "tests": None, "test": None}
+    (asked,) = read("file", {**nothing, "prompt": "Capital of France?", "answer": "Paris"})
+    assert asked.kind == "generate"
+    (coded,) = read("file", {**nothing, "prompt": "def f(): ...", "tests": "assert f() is None"})
+    assert (coded.kind, coded.tests) == ("code", "assert f() is None")
+
+
+def test_an_entry_point_needs_a_check() -> None:
+    row = {"prompt": "def f(): ...", "tests": "assert f() is None", "entry_point": "f"}
+    with pytest.raises(DataError, match=r"line 1: it has an entry_point, .* no check\(candidate\)"):
+        read("file", row)
+
+
+def test_programs_stop_where_humaneval_does_whatever_the_task_is_called() -> None:
+    assert stops("file", "code") == stops("humaneval", "code") != []
+    assert stops("file", "generate") == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -55,10 +56,10 @@ def test_a_plan_shows_them(tiny_model: Path, data: Path, tmp_path: Path) -> None
     )
     assert [name for name in found if name not in STAGES] == [
         "benchmark[gsm8k]",
+        "benchmark[m]",
         "benchmark[h]",
         "evaluate[base/gsm8k]",
         "evaluate[base/h]",
-        "benchmark[m]",
         "evaluate[sft/gsm8k]",
         "evaluate[sft/m]",
         "evaluate[grpo/gsm8k]",
@@ -137,14 +138,17 @@ def test_programs_need_a_sandbox(
     def passes(*_: Any, **__: Any) -> bool:
         raise SandboxError("the sandbox can't be closed: no namespaces")
 
-    monkeypatch.setattr(composing, "passes", passes)
+    monkeypatch.setattr("lorapar_core.sandbox.passes", passes)
     coded = recipe(tiny_model, {"task": "humaneval", "source": str(data / "humaneval.jsonl")})
-    for refuse in (lambda: check(coded), lambda: names(coded, tmp_path)):
-        with pytest.raises(ConfigError, match=r"runs what the model writes, and .*: no namespaces"):
-            refuse()
+    with pytest.raises(ConfigError, match=r"run code need a sandbox, and .*: no namespaces"):
+        check(coded)
     own = recipe(tiny_model, {"task": "file", "source": str(data / "humaneval.jsonl")})
-    with pytest.raises(ConfigError, match="benchmark 'file' runs what the model writes"):
-        names(own, tmp_path)
+    running: Any = SimpleNamespace(store=Store.open(tmp_path / "store"), downloads=True)
+    with pytest.raises(ConfigError, match="run code need a sandbox"):
+        composing.located_benchmarks(own, running)
+    for planned in (coded, own):
+        check(planned, runs=False)
+        assert names(planned, tmp_path), "a plan runs nothing"
     written = recipe(tiny_model, {"task": "gsm8k", "source": str(data / "gsm8k.jsonl")})
     check(written)
 

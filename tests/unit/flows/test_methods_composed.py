@@ -189,8 +189,11 @@ def test_the_report_names_the_method(composed: Any) -> None:
 def test_check_refuses_before_any_work(tiny_model: Path) -> None:
     with pytest.raises(ConfigError, match="every importance would be 0"):
         check(recipe(tiny_model, lora={"init": "default"}))
+    checkpointed = {"sft": {"activation_checkpointing": True}}
+    full = [{"kind": "sft", "system": "full", "data": "all"}]
     with pytest.raises(ConfigError, match="activation_checkpointing does without"):
         check(
-            recipe(tiny_model, method="prefix-tuning", sft={"activation_checkpointing": True}),
+            recipe(tiny_model, peft={"kind": "prefix-tuning"}, stages=full, **checkpointed),
             runs=False,
         )
+    check(recipe(tiny_model, method="prefix-tuning", **checkpointed), runs=False)

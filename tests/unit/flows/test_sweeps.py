@@ -195,3 +195,58 @@ def test_any_few_points_make_a_sweep_with_claims_about_no_others(name: str) -> N
 def test_a_point_that_isnt_there_is_named() -> None:
     with pytest.raises(ConfigError, match=r"no point 'lora-pa', did you mean lora-par\?"):
         trials(SWEEPS["baselines"], "gsm8k-llama2-7b", seeds=(0,), overrides={}, only=["lora-pa"])
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n != "baselines"])
+@pytest.mark.parametrize("method", ["lora", "random", "ia3"])
+def test_a_method_on_which_a_sweep_moves_nothing_is_refused(name: str, method: str) -> None:
+    with pytest.raises(ConfigError, match=f"method is {method}, and the sweep {name} moves"):
+        made(name, method=method)
+
+
+def test_stages_without_masks_have_no_theta_to_sweep() -> None:
+    with pytest.raises(ConfigError, match="would train the same at every point"):
+        made("theta", stages=[{"kind": "sft", "system": "full", "data": "all"}])
+
+
+def test_a_script_isnt_asked_to_play_nobody() -> None:
+    found = [trial.point.label for trial in made("labels", "lab")]
+    assert list(dict.fromkeys(found)) == [
+        "one teacher",
+        "3 teachers",
+        "5 teachers",
+        "random partition",
+    ]
+
+
+def test_a_method_is_compared_after_as_many_stages_as_it_has() -> None:
+    recipe = load_recipe("lab", recipes=RECIPES)
+    claims = SWEEPS["baselines"].claims(SWEEPS["baselines"].points(recipe))
+    phases = {claim.terms[1].label: {t.phase for t in claim.terms} for claim in claims}
+    assert {name for name, found in phases.items() if found == {"last"}} == {
+        "lora+rl",
+        "pissa+rl",
+        "random",
+    }
+    assert all(found in ({"first"}, {"last"}) for found in phases.values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_claim_is_about_nothing_and_none_stands_twice(name: str) -> None:
+    every = labels(name)
+    for few in (every, every[:2], every[:1], every[1:3], every[::4]):
+        found = trials(SWEEPS[name], "gsm8k-llama2-7b", seeds=(0,), overrides={}, only=few)
+        claims = SWEEPS[name].claims([trial.point for trial in found])
+        weights = []
+        for claim in claims:
+            summed: dict[tuple[str, str], float] = {}
+            for term in claim.terms:
+                key = term.label, term.phase
+                summed[key] = summed.get(key, 0.0) + term.weight
+            assert any(abs(weight) > 1e-9 for weight in summed.values()), claim.text
+            weights.append({k: round(v, 9) for k, v in summed.items()})
+        assert len({str(sorted(one.items())) for one in weights}) == len(weights)
+
+
+def test_a_cell_of_the_papers_tables_can_be_swept() -> None:
+    assert {trial.recipe.partition.theta for trial in made("theta", "table5/lora-par")} >= {0.1, 1}
