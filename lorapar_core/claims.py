@@ -11,14 +11,14 @@ trained with seed s, answers test problem p right, and S seeds and P problems,
 where seeds and problems are drawn anew, independently of each other (crossed, the "pigeonhole"
 bootstrap of Owen 2007). By itself b is off in two ways, which the two roots mend. It counts the
 noise of a single answer in both directions: V is the variance of the mean without that,
-(MS_seeds + MS_problems - MS_rest) / SP of the two-way analysis of variance. And three seeds hardly
-tell how much seeds differ: so the table's claims tell it together (in none of them MS_seeds /
-MS_rest counts for less than it is on average), and f are the degrees of freedom of V (Satterthwaite
-1946), which give intervals Student's tails where few seeds make most of V. Without the roots 95 %
-intervals covered between 80 and 100 %, with them 94 to 98 (tests/property/
-test_claims_properties.py), if claims' seeds differ alike. With three seeds and one point far less
-steady than the others, in all claims or in one, it was 86 to 92: take more seeds there. With one
-seed only problems are drawn, and the interval says nothing of another seed.
+(MS_seeds + MS_problems - MS_rest) / SP of the two-way analysis of variance. And few seeds hardly
+tell how much seeds differ: so in none of a table's claims MS_seeds / MS_rest counts for less than
+it is on average, and f are the degrees of freedom of V (Satterthwaite 1946), which give intervals
+Student's tails where few seeds make most of V. Three seeds have two degrees of freedom whatever the
+number of claims, for claims that share a point share its luck: that makes intervals wide, and more
+seeds are what helps. Without the roots 95 % intervals covered between 80 and 100 %
+(tests/property/test_claims_properties.py). With one seed only problems are drawn, and the interval
+says nothing of another seed.
 
 Within a table Holm's step-down rule (1979) keeps the chance of any false verdict below 5 %: the
 claim with the k-th smallest p of m gets an interval of level 1 - 0.05/(m-k+1), until one contains
@@ -124,9 +124,8 @@ def spread(tables: NDArray[np.float64]) -> list[tuple[float, float]]:
     taken as samples; and its degrees of freedom, at least 1.
 
     Of tables with one seed (or problem) it is that over problems (or seeds). How much seeds differ
-    is taken from all tables: as the ratio of their mean square to the rest's, which no problem's
-    difficulty and no contrast's weights move, with seeds - 1 degrees of freedom for each table that
-    isn't made of others.
+    is no less than in all tables on average: as the ratio of their mean square to the rest's, which
+    no problem's difficulty and no contrast's weights move.
 
     Raises:
         ValueError: a single number has no spread.
@@ -146,8 +145,6 @@ def spread(tables: NDArray[np.float64]) -> list[tuple[float, float]]:
     noisy = left > 0
     if noisy.any():
         by_seed = np.maximum(by_seed, left * (by_seed[noisy] / left[noisy]).mean())
-    together = int(np.linalg.matrix_rank(centred.reshape(count, size)))
-    freedoms = (freedoms[0] * max(1, together), freedoms[1], freedoms[2])
     variance = np.maximum(by_seed + by_problem - left, left)
     below = sum(
         part**2 / f for part, f in zip((by_seed, by_problem, left), freedoms, strict=True) if f

@@ -31,7 +31,9 @@ from lorapar_core.report_page import as_html, as_markdown
 from lorapar_core.sweep_page import SAID, blocks
 
 RECIPE = "lab"
-SEEDS = (0, 1, 2)
+SEEDS = tuple(range(10, 18))
+DATA = {"data": {"seed": 10}}
+"""Neither these problems nor these seeds are among those that the recipe was made on."""
 HERE = Path(__file__).parent
 VERDICTS = ("holds", "fails", "open", "unmeasured")
 
@@ -83,7 +85,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _swept(name: str, store: Store) -> dict[str, Any]:
     sweep = sweep_named(name)
-    swept = trials(sweep, RECIPE, seeds=SEEDS, overrides=with_runtime({}))
+    swept = trials(sweep, RECIPE, seeds=SEEDS, overrides=with_runtime(DATA))
     return run_sweep(sweep, swept, store=store, say=say_on_stderr)
 
 
@@ -105,7 +107,8 @@ def _verdicts(found: Mapping[str, Mapping[str, Any]]) -> Block:
     words = (
         f"{len(claims)} claims: {said}. A model of less than a million parameters, trained on sums "
         "(deployments/lab), is fine-tuned to answer questions that it has never seen. This says "
-        "which of the paper's claims hold at this size, and nothing of 7B models. Nor does it say "
+        "which of the paper's claims hold at this size, and nothing of 7B models. The recipe was "
+        "made on other problems and other seeds. Nor does it say "
         "that better labels are worse where `labels` says so: on true System-1 examples alone this "
         "model learns to stop after one step, and labels that are wrong keep it from that. "
         "Differences are "
