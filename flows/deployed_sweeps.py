@@ -18,8 +18,13 @@ from prefect import flow
 from prefect import runtime as under_prefect
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
-from prefect.client.schemas.objects import FlowRun, State
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    FlowRunFilterTags,
+)
+from prefect.client.schemas.objects import TERMINAL_STATES, FlowRun, State, StateType
 from prefect.deployments import run_deployment
 from prefect.logging import get_run_logger
 from prefect.states import Cancelling, Scheduled
@@ -237,11 +242,14 @@ def _publish(summary: dict[str, Any], recipe: Recipe, store: Store) -> dict[str,
 def _cancel_trials(flow: Any, flow_run: FlowRun, state: State[Any]) -> None:
     """Nobody waits any more for what a cancelled sweep has under way. (Prefect gives the arguments
     by name.)"""
-    these = FlowRunFilter(tags=FlowRunFilterTags(all_=[_tag(flow_run.id)]))
+    under_way = [kind for kind in StateType if kind not in TERMINAL_STATES]
+    these = FlowRunFilter(
+        tags=FlowRunFilterTags(all_=[_tag(flow_run.id)]),
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=under_way)),
+    )
     with get_client(sync_client=True) as client:
         for trial in client.read_flow_runs(flow_run_filter=these, limit=200):
-            if trial.state and not trial.state.is_final():
-                client.set_flow_run_state(trial.id, _CANCELLING)
+            client.set_flow_run_state(trial.id, _CANCELLING)
 
 
 def _tag(parent: UUID) -> str:
