@@ -122,7 +122,6 @@ def test_the_results_tell_points_and_claims(swept: Swept) -> None:
     assert [claim["text"] for claim in results["claims"]] == [
         "accuracy rises with theta (slope, from 0 to 1)",
         "theta 0.9 above theta 0.3",
-        "importance above random, all thetas together",
         "importance above random at theta 0.9",
     ]
     assert {claim["verdict"] for claim in results["claims"]} <= {"holds", "fails", "open"}
