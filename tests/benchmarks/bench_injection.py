@@ -27,8 +27,11 @@ from scripted_voters import gullible, strict
 from tiny_inputs import run_stage
 
 from lorapar_core.base import locate
+from lorapar_core.teachers.ballot import Question
+from lorapar_core.teachers.ledger import Ledger
 from lorapar_core.teachers.prompts import vote_prompt
 from lorapar_core.teachers.suspicion import signs
+from lorapar_core.teachers.teacher import Teacher
 
 WORDINGS = ("direct", "examiner", "introspective")
 STORY = "The weather was mild, the road was long, and a dog walked beside the two of them. "
@@ -94,16 +97,18 @@ def _local(model: Path) -> None:
     from lorapar_core.teachers.local import LocalTeacher
 
     teacher = LocalTeacher(
-        model, label="smollm2", dtype="float32", attention="sdpa", device="cpu", template=""
+        model,
+        render=lambda question, _form: question.prompt,  # the whole message
+        label="smollm2",
+        dtype="float32",
+        attention="sdpa",
+        device="cpu",
+        template="",
     )
     for wording in WORDINGS:
         name = f"injection_smollm2_{wording}"
         odds = {
-            kind: [
-                ballot.logprob_2 - ballot.logprob_1
-                for ballot in teacher.vote(questions(wording, kind))
-                if ballot.logprob_1 is not None and ballot.logprob_2 is not None
-            ]
+            kind: _log_odds(teacher, questions(wording, kind), model.parent / f"{wording}-{kind}")
             for kind in ("twin", "control", "attack")
         }
         mean = math.fsum(odds["twin"]) / len(HOSTILE)
@@ -115,6 +120,14 @@ def _local(model: Path) -> None:
             for how, offset in (("raw", 0.0), ("batch", mean)):
                 labels = [_labels(odds[one], offset) for one in ("twin", kind)]
                 _rate(f"{name}_{kind}_{how}", count_flips(*labels, TARGETS))
+
+
+def _log_odds(teacher: Teacher, asked: list[tuple[str, str]], ledger: Path) -> list[float]:
+    """log p(2) - log p(1) of each message, in their order."""
+    with Ledger.opened(ledger) as opened:
+        teacher.vote([Question(example_id, message, "") for example_id, message in asked], opened)
+        ballots = [opened.votes[example_id] for example_id, _ in asked]
+    return [(b.logprob_2 or math.nan) - (b.logprob_1 or math.nan) for b in ballots]
 
 
 def _lean(twins: list[float], others: list[float]) -> float:
