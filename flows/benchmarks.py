@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from flows.composition import Run, Runner
 from lorapar_core.config import BenchmarkConfig, DataConfig, Recipe
 from lorapar_core.data import sources
-from lorapar_core.data.benchmark_sets import gather, require_asked_so, require_heads
+from lorapar_core.data.benchmark_sets import gather, require_asked_so
 from lorapar_core.data.problems import Kind
 from lorapar_core.data.sources import Source, Split
 from lorapar_core.errors import ConfigError
@@ -16,6 +16,7 @@ from lorapar_core.sandbox import require_sandbox
 from tasks.action import Action, Input, Outcome
 from tasks.benchmark import benchmark, measure
 from tasks.prepare import Located
+from tasks.stage import look_up
 
 HUB_SETS: Mapping[str, tuple[Source, str]] = {
     "gsm8k": (Source("hub", "openai/gsm8k", config="main", split="test"), "train"),
@@ -74,14 +75,9 @@ class Benchmarks:
             self.problems[config.label] = outcome
             told = self.run.read(outcome["benchmark.json"])
             if told:
-                require_asked_so(
-                    told["kind"],
-                    prompt=config.prompt,
-                    samples=config.samples,
-                    shots=bool(config.shots),
+                _require_askable(
+                    self.recipe, config, self.run.runner, told["kind"], told["in_words"]
                 )
-            if told and told["kind"] == "code" and self.run.runner.downloads:
-                require_sandbox(self.recipe.runtime.sandbox)
 
     def measure(self, after: str, kind: str, base: Input, adapter: Input | None) -> None:
         """Put every benchmark that asks for it to a model."""
@@ -126,8 +122,8 @@ class Benchmarks:
 def located_benchmarks(
     recipe: Recipe, runner: Runner
 ) -> tuple[tuple[Located, Located | None], ...]:
-    """Where each benchmark's problems and worked examples come from. Files are read through, so
-    that a row that can't be used is known before any work.
+    """Where each benchmark's problems and worked examples come from. Files that nobody has read
+    yet are read through, so that a row that can't be used is known before any work.
 
     Raises:
         ConfigError: programs can't be run apart from the rest of the machine, or a source has no
@@ -142,10 +138,12 @@ def _located(
 ) -> tuple[Located, Located | None]:
     test = _place(config, config.source, "test", runner)
     shots = _place(config, config.shots_source, "train", runner) if config.shots else None
-    if test.file and (shots is None or shots.file):
-        kind = _require_askable(config, test, shots)
-        if kind == "code" and runner.downloads:
-            require_sandbox(recipe.runtime.sandbox)
+    action = benchmark(config, test=test, shots=shots)
+    here = test.file and (shots is None or shots.file)
+    if here and look_up(action, runner.store) is None:
+        files = {"set": test.file, "shots_set": shots.file if shots else None}
+        shown = gather(action.config, {role: file for role, file in files.items() if file})
+        _require_askable(recipe, config, runner, shown.kind, shown.in_words)
     return test, shots
 
 
@@ -170,14 +168,15 @@ def _place(config: BenchmarkConfig, text: str, split: Split, runner: Runner) -> 
     return Located(at, None)
 
 
-def _require_askable(config: BenchmarkConfig, test: Located, shots: Located | None) -> Kind:
-    """Returns what kind of problems they are."""
-    action = benchmark(config, test=test, shots=shots)
-    files = {"set": test.file, "shots_set": shots.file if shots else None}
-    shown = gather(action.config, {role: file for role, file in files.items() if file})
+def _require_askable(
+    recipe: Recipe, config: BenchmarkConfig, runner: Runner, kind: Kind, in_words: str
+) -> None:
     require_asked_so(
-        shown.kind, prompt=config.prompt, samples=config.samples, shots=bool(config.shots)
+        kind,
+        prompt=config.prompt,
+        samples=config.samples,
+        shots=bool(config.shots),
+        in_words=in_words,
     )
-    if shown.kind == "code" and config.prompt == "plain":
-        require_heads(shown.problems.values())
-    return shown.kind
+    if kind == "code" and runner.downloads:
+        require_sandbox(recipe.runtime.sandbox)

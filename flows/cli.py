@@ -25,6 +25,7 @@ from lorapar_core.config import Recipe
 from lorapar_core.errors import ConfigError, DataError, LoraparError, ModelError
 from lorapar_core.recipe import load_recipe, parse_assignments
 
+_RECIPE = "a shipped recipe's name, a .yaml file, or a cell of the paper's tables"
 Command = Callable[[argparse.Namespace], int]
 
 
@@ -61,9 +62,7 @@ def _parser() -> argparse.ArgumentParser:
         ("plan", _plan, "show what is cached, what would run, and what it would take"),
     ):
         sub = commands.add_parser(name, help=summary, description=summary)
-        sub.add_argument(
-            "recipe", help="a shipped recipe's name, a .yaml file, or a cell of the paper's tables"
-        )
+        sub.add_argument("recipe", help=_RECIPE)
         sub.add_argument(
             "--set",
             action="append",
@@ -86,7 +85,7 @@ def _add_sweep(commands: Any) -> None:
     summary = "carry out a recipe at the points of a sweep, with several seeds, and compare them"
     sub = commands.add_parser("sweep", help=summary, description=summary)
     sub.add_argument("sweep", help=f"{', '.join(SWEEPS)}")
-    sub.add_argument("recipe", help="a shipped recipe's name, or a .yaml file")
+    sub.add_argument("recipe", help=_RECIPE)
     sub.add_argument("--seeds", type=_seeds, default=(0, 1, 2), help="such as 0,1,2 (the default)")
     sub.add_argument(
         "--point",

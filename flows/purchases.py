@@ -253,14 +253,16 @@ def capped(
     store: Store,
     ids: Sequence[str] | None,
 ) -> dict[str, Any]:
-    """The recipe's caps, and what of them is spent (null while the examples aren't known)."""
+    """The recipe's caps, and what of them is spent (null without a cap, and while the examples
+    aren't known)."""
     votes = [(a, o) for a, o in actions if a.stage == "vote"]
-    found = ledgers_of(recipe, votes, votes[0][0].config["target"]) if votes else {}
-    ledgers = found.values()
-    usd, count = spent(map(store.ledger, ledgers), ids) if ids is not None else (None, None)
+    caps = {name: getattr(recipe.runtime, name) for name in ("budget_usd", "budget_votes")}
+    usd, count = None, None
+    if votes and ids is not None and any(cap is not None for cap in caps.values()):
+        ledgers = ledgers_of(recipe, votes, votes[0][0].config["target"]).values()
+        usd, count = spent(map(store.ledger, ledgers), ids)
     return {
-        "budget_usd": recipe.runtime.budget_usd,
-        "budget_votes": recipe.runtime.budget_votes,
+        **caps,
         "spent_usd": usd,
         "spent_votes": count,
     }

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from flows.paper import recipe_of
-from lorapar_core.config import Recipe
+from lorapar_core.config import Method, Recipe
 from lorapar_core.errors import ConfigError
 from lorapar_core.recipe import did_you_mean, merge
 
@@ -24,19 +24,7 @@ FRACTIONS = (0.0, 0.5, 1.0)
 MODULES = ("QKV", "GUD", "QKVGUD")
 PANELS = (3, 5)
 """Sizes of the panels that vote, beside the single teacher."""
-METHODS = (
-    "lora-par",
-    "lora",
-    "olora",
-    "pissa",
-    "lora+rl",
-    "pissa+rl",
-    "random",
-    "prompt-tuning",
-    "p-tuning",
-    "prefix-tuning",
-    "ia3",
-)
+METHODS = get_args(Method)
 WITH_RL = ("lora-par", "lora+rl", "pissa+rl", "random")
 """Those that keep all of a recipe's stages."""
 SEEDED = ("lora", "importance", "partition", "voting", "sft", "grpo")

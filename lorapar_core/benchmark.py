@@ -57,6 +57,7 @@ def run(spec: Spec, out: Path) -> None:
         "prefixes": shown.prefixes,
         "shots": shown.shots,
         "stops": shown.stops,
+        "in_words": shown.in_words,
         "extraction": EXTRACTION[shown.kind],
         "data": {
             role: {**spec.config[role], "sha256": spec.digests.get(role)}
@@ -95,4 +96,5 @@ def read_benchmark(problems: Path, told: Path) -> Shown:
         shots={g: [(q, s) for q, s in shots] for g, shots in fields["shots"].items()},
         prefixes=fields["prefixes"],
         stops=fields["stops"],
+        in_words=fields["in_words"],
     )

@@ -83,6 +83,7 @@ def measure(spec: Spec) -> tuple[Rows, pa.Schema, dict[str, Any]]:
         prompt=ask["prompt"],
         samples=ask["samples"],
         shots=any(shown.shots.values()),
+        in_words=shown.in_words,
     )
     asked = load_asked(spec, chat_template=ask.get("chat_template", ""))
     evaluation = EvaluationConfig.model_validate(spec.config["evaluation"])

@@ -60,7 +60,7 @@ OVERLAP = {
 """Importance scatter, theta 0.9: data -> S1-only's share of what System 1 keeps, S2-only's of what
 System 2 keeps, and the Jaccard overlap of both."""
 
-_TABLE_2 = {
+TABLE_2 = {
     (0.0, 0.0): (18.88, 19.03),
     (0.0, 0.5): (18.12, 25.25),
     (0.0, 1.0): (18.35, 23.58),
@@ -69,9 +69,10 @@ _TABLE_2 = {
     (0.5, 1.0): (24.94, 31.01),
     (1.0, 0.0): (27.75, 27.75),
     (1.0, 0.5): (26.99, 31.92),
+    (1.0, 1.0): (27.14, 34.37),
 }
-"""alpha, beta -> accuracy after SFT and after RL, in percent; theta 0.9. (1, 1) is Table 4's."""
-_TABLE_3 = {
+"""alpha, beta -> accuracy after SFT and after RL, in percent; theta 0.9."""
+TABLE_3 = {
     "QKV": {
         0.1: 0.0,
         0.2: 1.44,
@@ -105,10 +106,11 @@ _TABLE_3 = {
         0.6: 15.16,
         0.7: 20.62,
         0.8: 24.03,
+        0.9: 27.3,
         1.0: 30.63,
     },
 }
-"""modules -> theta -> accuracy after SFT, in percent. QKVGUD's 0.9 is Table 4's."""
+"""modules -> theta -> accuracy after SFT, in percent."""
 _TABLE_4 = {
     ("gaussian", 0.9): (27.07, 34.57),
     ("pissa", 0.9): (28.73, 38.97),
@@ -157,14 +159,14 @@ def _after(recipe: Mapping[str, Any], which: str) -> tuple[tuple[float, ...], st
         usual = (init, modules, theta, ends) == ("gaussian", "QKVGUD", 0.9, (1.0, 1.0))
         return (_QWEN, "Table 5") if usual else None
     if ends != (1.0, 1.0):
-        varied = (init, modules, theta) == ("gaussian", "QKVGUD", 0.9) and ends in _TABLE_2
-        return (_TABLE_2[ends], "Table 2") if varied else None
+        varied = (init, modules, theta) == ("gaussian", "QKVGUD", 0.9) and ends in TABLE_2
+        return (TABLE_2[ends], "Table 2") if varied else None
     if (init, modules, theta) == ("gaussian", "QKVGUD", 0.9) and _of_five(recipe):
         return _FIVE, "Table 1"
     if modules == "QKVGUD" and (init, theta) in _TABLE_4:
         return _TABLE_4[init, theta], "Table 4"
-    varied = init == "gaussian" and theta in _TABLE_3.get(modules, {})
-    return ((_TABLE_3[modules][theta],), "Table 3") if varied else None
+    varied = init == "gaussian" and theta in TABLE_3.get(modules, {})
+    return ((TABLE_3[modules][theta],), "Table 3") if varied else None
 
 
 def _as_in_the_paper(recipe: Mapping[str, Any]) -> bool:

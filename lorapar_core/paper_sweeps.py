@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from lorapar_core.paper_figures import TABLE_2, TABLE_3
+
 Figures = tuple[float, ...]
 """By phase, in order."""
 
@@ -24,27 +26,10 @@ SOURCES = {
 BASE = 13.3
 """LLaMA-2-7B before training."""
 
-_THETAS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-_BY_THETA = {
-    "QKV": (0.0, 1.44, 15.77, 18.44, 20.55, 22.29, 23.73, 23.65, 23.35, 26.46),
-    "GUD": (12.13, 6.90, 5.76, 6.22, 11.14, 17.36, 21.15, 22.14, 25.47, 30.25),
-    "QKVGUD": (8.87, 12.59, 11.90, 13.04, 13.12, 15.16, 20.62, 24.03, 27.3, 30.63),
-}
 _RANDOM = {
     "QKV": {0.3: 0.0, 0.6: 11.22, 0.9: 21.30},
     "GUD": {0.3: 3.11, 0.6: 17.13, 0.9: 23.43},
     "QKVGUD": {0.3: 6.29, 0.6: 13.87, 0.9: 23.43},
-}
-_SHARED: dict[tuple[float, float], Figures] = {
-    (0.0, 0.0): (18.88, 19.03),
-    (0.0, 0.5): (18.12, 25.25),
-    (0.0, 1.0): (18.35, 23.58),
-    (0.5, 0.0): (23.65, 25.85),
-    (0.5, 0.5): (24.79, 29.57),
-    (0.5, 1.0): (24.94, 31.01),
-    (1.0, 0.0): (27.75, 27.75),
-    (1.0, 0.5): (26.99, 31.92),
-    (1.0, 1.0): (27.14, 34.37),
 }
 _LABELS: dict[str, Figures] = {
     "one teacher, no role play": (25.32,),
@@ -83,14 +68,12 @@ def paper_figures(
         theta, modules = values.get("theta", theta), values.get("modules", modules)
         return _of_theta(theta, modules, random=values.get("elements") == "random")
     if sweep == "shared":
-        return _SHARED.get((values["alpha"], values["beta"]), ())
+        return TABLE_2.get((values["alpha"], values["beta"]), ())
     return _BY_LABEL.get(sweep, {}).get(label, ())
 
 
 def _of_theta(theta: float, modules: Any, *, random: bool) -> Figures:
-    if not isinstance(modules, str) or modules not in _BY_THETA or theta not in _THETAS:
+    if not isinstance(modules, str):
         return ()
-    if random:
-        found = _RANDOM[modules].get(theta)
-        return () if found is None else (found,)
-    return (_BY_THETA[modules][_THETAS.index(theta)],)
+    found = (_RANDOM if random else TABLE_3).get(modules, {}).get(theta)
+    return () if found is None else (found,)

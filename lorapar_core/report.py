@@ -43,8 +43,9 @@ def run(spec: Spec, out: Path) -> None:
         *_digests(spec),
         *_recipe(recipe),
     ]
-    method = recipe.get("method", "LoRA-PAR")
-    title = f"{method}: {recipe['name']} on {spec.config['model']}"
+    method = recipe["method"]
+    shown = "LoRA-PAR" if method == "lora-par" else method
+    title = f"{shown}: {recipe['name']} on {spec.config['model']}"
     head = _head(recipe, evaluations, regions, agreement)
     (out / "report.md").write_text(as_markdown(title, blocks), encoding="utf-8")
     page = as_html(title, blocks, head=head)

@@ -21,10 +21,6 @@ def report(recipe: Recipe, *, model: str, inputs: Mapping[str, Input]) -> Action
 def _identity(recipe: Recipe, model: str) -> dict[str, Any]:
     """The recipe as it may be told: no runtime, no path, no key's name, no password in a URL."""
     told = recipe.model_dump(mode="json", exclude={"runtime"})
-    if recipe.method == "lora-par":  # as it was when there was no other: the key stays
-        del told["method"]
-    if recipe.peft.kind == "lora":
-        del told["peft"]
     told["model"]["base"] = model
     for name in ("source", "test_source"):
         told["data"][name] = _last_part(told["data"][name], of_file=is_file(told["data"][name]))

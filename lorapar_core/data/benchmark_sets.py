@@ -31,6 +31,8 @@ class Shown:
     prefixes: Mapping[str, str]
     """Group -> what stands before a prompt in plain wording."""
     stops: Sequence[str]
+    in_words: str = ""
+    """Of programs: a prompt that none can go on from; empty if there is no such."""
 
 
 def gather(config: Mapping[str, Any], files: Mapping[str, Path]) -> Shown:
@@ -61,7 +63,12 @@ def gather(config: Mapping[str, Any], files: Mapping[str, Path]) -> Shown:
         shots={g: [(shot.question, shot.solution) for shot in shots[g]] for g in groups},
         prefixes={g: prefix(shots[g], group=g, kind=kind) for g in groups},
         stops=stops(task, kind),
+        in_words=_in_words(problems.values()) if kind == "code" else "",
     )
+
+
+def _in_words(problems: Iterable[Problem]) -> str:
+    return next((p.prompt for p in problems if not is_head(p.prompt)), "")
 
 
 def _shots(
@@ -103,7 +110,9 @@ def _rows(
             yield f"{source.name} row {number}", row
 
 
-def require_asked_so(kind: Kind, *, prompt: str, samples: int, shots: bool) -> None:
+def require_asked_so(
+    kind: Kind, *, prompt: str, samples: int, shots: bool, in_words: str = ""
+) -> None:
     """Refuse what makes no sense of a file's rows; of the named sets a recipe can't say it.
 
     Raises:
@@ -122,17 +131,8 @@ def require_asked_so(kind: Kind, *, prompt: str, samples: int, shots: bool) -> N
         raise DataError(
             f"samples is {samples}, for pass@k of programs, and the rows carry no tests; use 1"
         )
-
-
-def require_heads(problems: Iterable[Problem]) -> None:
-    """Refuse prompts in words where a program is to go on from them.
-
-    Raises:
-        DataError: as said.
-    """
-    for problem in problems:
-        if not is_head(problem.prompt):
-            raise DataError(
-                f"the prompt {problem.prompt[:60]!r} is not the beginning of a Python program, and "
-                "prompt: plain has the model go on from it; use prompt: chat"
-            )
+    if in_words and prompt == "plain":
+        raise DataError(
+            f"the prompt {in_words[:60]!r} is not the beginning of a Python program, and prompt: "
+            "plain has the model go on from it; use prompt: chat"
+        )

@@ -277,6 +277,8 @@ class Asking:
             await self._token_bucket.take(taken)
             probe = await self._breaker.wait()
             await self._afford(usd=most_usd)
+            if self._halt:
+                raise self._halt
             task = asyncio.create_task(
                 self._carry_out(question, unread, most_usd, taken, probe=probe)
             )
@@ -379,9 +381,9 @@ class Asking:
             self._concurrency.answered()
             self._breaker.answered()
             return
-        if (
-            came.concerns != "moment"
-        ):  # it tells neither that the teacher is well nor that it is gone
+        if came.concerns == "teacher":
+            self._stop(VoteError(str(came)))
+        if came.concerns != "moment":  # it tells neither that it is well nor that it is gone
             if probe:
                 self._breaker.end_probe()
             return

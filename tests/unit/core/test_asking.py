@@ -482,6 +482,22 @@ def test_waiting_for_its_turn_takes_nothing_off_a_votes_deadline(ledger: Path) -
     assert asked.seconds > 600
 
 
+def test_once_it_refuses_nothing_more_is_sent_than_is_under_way(ledger: Path) -> None:
+    """All eight are answered in the same instant, and the seven others would go right on."""
+
+    def refused(example_id: str, _nth: int) -> Reply | Exception:
+        nth = int(example_id[1:])
+        if nth < 16:
+            return said()
+        return failed("400", 400, concerns="teacher" if nth == 16 else "example?")
+
+    teacher = Teacher(refused)
+    asked = ask(ledger, named(200), teacher, concurrency=8)
+    assert isinstance(asked.error, VoteError)
+    assert len(teacher.sends) == 24
+    assert len(asked.labels()) == 16
+
+
 # A teacher that is gone.
 
 

@@ -19,7 +19,7 @@ from lorapar_core import measure as measuring
 from lorapar_core.benchmark import read_benchmark
 from lorapar_core.choices import span_of
 from lorapar_core.config import EvaluationConfig, GrpoConfig, SftConfig
-from lorapar_core.data.benchmark_sets import Shown, require_heads
+from lorapar_core.data.benchmark_sets import Shown, require_asked_so
 from lorapar_core.errors import DataError
 from lorapar_core.evaluate import Asked
 from lorapar_core.loading import load_base, load_tokenizer
@@ -392,4 +392,7 @@ def test_a_task_in_words_is_no_part_of_the_program(tmp_path: Path) -> None:
     said = "```python\ndef add(a, b):\n    return a + b\n```"
     assert measuring.program_of(problem, said, plain=False).startswith("def add(a, b):")
     with pytest.raises(DataError, match=r"not the beginning of a Python program.*prompt: chat"):
-        require_heads(shown.problems.values())
+        require_asked_so(
+            shown.kind, prompt="plain", samples=1, shots=False, in_words=shown.in_words
+        )
+    require_asked_so(shown.kind, prompt="chat", samples=1, shots=False, in_words=shown.in_words)
