@@ -319,8 +319,7 @@ def _modules_claims(points: list[Point]) -> list[Claim]:
 
 
 def _labels(recipe: Recipe) -> list[Point]:
-    """The paper's strategies: the first teacher alone, the first three, the first five. A script
-    votes alike with and without a part to play, so there it isn't asked twice.
+    """The paper's strategies: the first teacher alone, the first three, the first five.
 
     Raises:
         ConfigError: fewer than three teachers vote.
@@ -340,9 +339,8 @@ def _labels(recipe: Recipe) -> list[Point]:
         said["labels"] = fields["labels"]
         return Point(label, said, {**_sft_only(recipe), "voting": fields})
 
-    scripted = recipe.panel[0].provider == "scripted"  # which plays nobody
     return [
-        *([] if scripted else [point("one teacher, no role play", 1, role_play=False)]),
+        point("one teacher, no role play", 1, role_play=False),
         point("one teacher", 1),
         *(point(f"{size} teachers", size) for size in sizes),
         point("random partition", sizes[-1], labels="random"),

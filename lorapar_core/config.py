@@ -124,6 +124,8 @@ class ScriptConfig(Section):
     """Share of System-2 examples that it calls System 1."""
     correlation: float = Field(default=0.0, ge=0, le=1)
     """Correlation of its errors with those of another teacher with the same script."""
+    without_role_play: float = Field(default=1.0, ge=0)
+    """Where `voting.role_play` is false, it errs this many times as often (at most always)."""
     seed: int = Field(default=0, ge=0)
     """Draws its errors, together with its name and the example."""
 

@@ -103,7 +103,7 @@ def _teacher(spec: Spec, config: TeacherConfig) -> Teacher:
     if config.script is not None:
         from lorapar_core.teachers.scripted import ScriptedTeacher
 
-        return ScriptedTeacher(config.name, config.script)
+        return ScriptedTeacher(config.name, config.script, role_play=bool(spec.config["role_play"]))
     from lorapar_core.teachers.purse import Purse
     from lorapar_core.teachers.remote import RemoteTeacher
 

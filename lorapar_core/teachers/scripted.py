@@ -1,8 +1,9 @@
 """A teacher that knows the truth and errs as its script says, to measure what label noise does.
 
 The truth is the number of worked lines before "####": one is System 1, more are System 2. The vote
-is wrong iff a number u, uniform in [0, 1), is below the script's error rate for that system. u is
-drawn by the script's seed and the example, and is
+is wrong iff a number u, uniform in [0, 1), is below the script's error rate for that system, which
+is `without_role_play` times as high where no part is played: that it is higher is an assumption. u
+is drawn by the script's seed and the example, and is
 
     shared by all teachers   with probability sqrt(correlation)
     the teacher's own        else
@@ -31,9 +32,10 @@ SERVED = "script"
 class ScriptedTeacher:
     """The votes of the script of teacher `name`."""
 
-    def __init__(self, name: str, script: ScriptConfig) -> None:
+    def __init__(self, name: str, script: ScriptConfig, *, role_play: bool = True) -> None:
         self._name = name
         self._script = script
+        self._role_play = role_play
 
     def vote(self, questions: Sequence[Question], ledger: Ledger) -> Mapping[str, Ballot]:
         """See `Teacher`.
@@ -46,16 +48,20 @@ class ScriptedTeacher:
 
     def _ballot(self, question: Question) -> Ballot:
         truth = true_system(question.answer)
-        wrong = errs(self._name, question.example_id, truth, self._script)
+        played = self._role_play
+        wrong = errs(self._name, question.example_id, truth, self._script, role_play=played)
         label = System.TWO if (truth is System.ONE) is wrong else System.ONE
         return Ballot(question.example_id, int(label), reply="", served_model=SERVED)
 
 
-def errs(name: str, example_id: str, truth: System, script: ScriptConfig) -> bool:
+def errs(
+    name: str, example_id: str, truth: System, script: ScriptConfig, *, role_play: bool = True
+) -> bool:
     """Whether the teacher is wrong about an example of system `truth`."""
     shares = _uniform(script.seed, "shares", name, example_id) < sqrt(script.correlation)
     drawn = _uniform(script.seed, "shared" if shares else f"own:{name}", example_id)
-    return drawn < (script.error_1 if truth is System.ONE else script.error_2)
+    rate = script.error_1 if truth is System.ONE else script.error_2
+    return drawn < rate * (1 if role_play else script.without_role_play)
 
 
 def _uniform(*parts: object) -> float:

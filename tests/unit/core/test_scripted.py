@@ -111,6 +111,21 @@ def test_the_ledger_gets_the_votes(rate: float, turned: bool, tmp_path: Path) ->
     }
 
 
+@pytest.mark.parametrize(("factor", "wrong"), [(1.0, 0.2), (2.0, 0.4), (0.0, 0.0), (9.0, 1.0)])
+def test_without_a_part_to_play_it_errs_that_many_times_as_often(
+    factor: float, wrong: float
+) -> None:
+    script = ScriptConfig(error_1=0.2, error_2=0.2, without_role_play=factor)
+    ids = [str(i) for i in range(4000)]
+    played, plain = (
+        {i for i in ids if errs("a", i, System.TWO, script, role_play=role_play)}
+        for role_play in (True, False)
+    )
+    assert len(played) / 4000 == pytest.approx(0.2, abs=0.03)
+    assert len(plain) / 4000 == pytest.approx(wrong, abs=0.03)
+    assert played <= plain or plain <= played
+
+
 def action(teacher: dict[str, object]) -> Action:
     fields = {"name": "a", "provider": "scripted", **teacher}
     recipe = parse_recipe({"data": {"source": "lab"}, "teachers": [fields]})

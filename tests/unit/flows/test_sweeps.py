@@ -209,16 +209,6 @@ def test_stages_without_masks_have_no_theta_to_sweep() -> None:
         made("theta", stages=[{"kind": "sft", "system": "full", "data": "all"}])
 
 
-def test_a_script_isnt_asked_to_play_nobody() -> None:
-    found = [trial.point.label for trial in made("labels", "lab")]
-    assert list(dict.fromkeys(found)) == [
-        "one teacher",
-        "3 teachers",
-        "5 teachers",
-        "random partition",
-    ]
-
-
 def test_a_method_is_compared_after_as_many_stages_as_it_has() -> None:
     recipe = load_recipe("lab", recipes=RECIPES)
     claims = SWEEPS["baselines"].claims(SWEEPS["baselines"].points(recipe))
