@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from artifacts import Store, StoreError
+from artifacts.durable import write_whole
 from flows import paper
 from flows.ending import ending_in_order
 from flows.places import RECIPES, ROOT
@@ -102,6 +103,9 @@ def _add_sweep(commands: Any) -> None:
         help="change one field of the recipe in every trial; may be given again",
     )
     sub.add_argument("--store", help="where artifacts are kept (default: $LORAPAR_STORE)")
+    sub.add_argument(
+        "--markdown", type=Path, metavar="FILE", help="write the page's tables there as well"
+    )
     sub.add_argument("--json", action="store_true", help="end with one JSON object")
     sub.set_defaults(command=_sweep)
 
@@ -204,20 +208,27 @@ def _say_the_papers(options: argparse.Namespace) -> None:
 
 
 def _sweep(options: argparse.Namespace) -> int:
+    from flows.command import sweep_command
     from flows.local import say_on_stderr
     from flows.local_sweep import failed_line, run_sweep, with_runtime
     from flows.sweep_tables import sweep_tables
 
-    sweep = sweep_named(options.sweep)
-    overrides = with_runtime(parse_assignments(options.set))
-    found = trials(
-        sweep, options.recipe, seeds=options.seeds, overrides=overrides, only=options.point
-    )
+    if options.markdown and not options.markdown.parent.is_dir():
+        raise ConfigError(
+            f"--markdown {options.markdown}: no such folder; make it, or give another"
+        )
+    sweep, seeds, only = sweep_named(options.sweep), options.seeds, options.point
+    given = parse_assignments(options.set)
+    found = trials(sweep, options.recipe, seeds=seeds, overrides=with_runtime(given), only=only)
+    command = sweep_command(sweep.name, options.recipe, given, seeds=seeds, only=only)
     store = Store.open(options.store)
     started = time.monotonic()
     with ending_in_order():
-        summary = run_sweep(sweep, found, store=store, say=say_on_stderr)
+        summary = run_sweep(sweep, found, store=store, say=say_on_stderr, command=command)
     summary["seconds"] = round(time.monotonic() - started, 1)
+    if options.markdown:
+        tables = Path(summary["markdown"]).read_bytes()
+        write_whole(options.markdown, tables, tmp=options.markdown.parent)
     name = f"sweep-{sweep.name}-{summary['recipe'][:40]}"
     store.write_run(f"{name}-{int(time.time())}-{os.urandom(2).hex()}", summary)
     if options.json:

@@ -1,11 +1,11 @@
-"""The command that makes a run again."""
+"""The command that makes a run, or a sweep, again."""
 
 from __future__ import annotations
 
 import math
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -20,7 +20,26 @@ def run_command(recipe: str, overrides: Mapping[str, Any]) -> str:
 
     Of an address only scheme, host and path are told: passwords and tokens stand in the rest.
     """
-    words = ["lorapar", "run", recipe]
+    return shlex.join(["lorapar", "run", recipe, *_assignments(overrides)])
+
+
+def sweep_command(
+    sweep: str,
+    recipe: str,
+    overrides: Mapping[str, Any],
+    *,
+    seeds: Sequence[int],
+    only: Sequence[str],
+) -> str:
+    """`lorapar sweep SWEEP RECIPE --seeds … --point … --set …`, likewise."""
+    words = ["lorapar", "sweep", sweep, recipe, "--seeds", ",".join(map(str, seeds))]
+    for label in only:
+        words += ["--point", label]
+    return shlex.join([*words, *_assignments(overrides)])
+
+
+def _assignments(overrides: Mapping[str, Any]) -> list[str]:
+    words = []
     for section, value in overrides.items():
         if isinstance(value, Mapping) and value:
             assignments = [(f"{section}.{field}", inner) for field, inner in value.items()]
@@ -28,7 +47,7 @@ def run_command(recipe: str, overrides: Mapping[str, Any]) -> str:
             assignments = [(section, value)]
         for target, assigned in assignments:
             words += ["--set", f"{target}={_text(assigned)}"]
-    return shlex.join(words)
+    return words
 
 
 def _text(value: Any) -> str:

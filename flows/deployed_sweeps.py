@@ -30,6 +30,7 @@ from prefect.logging import get_run_logger
 from prefect.states import Cancelling, Scheduled
 
 from artifacts import Store
+from flows.command import sweep_command
 from flows.deployed import (
     DataFields,
     EvaluationFields,
@@ -204,7 +205,8 @@ def _sweep(
     with Children(found[0].recipe.runtime) as children:
         runner = PrefectRunner(found[0].recipe, store=store, children=children)
         outcome = runner.submit(comparison.action).result()
-    summary = summary_of(definition, found, outcome, store)
+    command = sweep_command(definition.name, recipe, given(sections), seeds=seeds, only=[])
+    summary = summary_of(definition, found, comparison, outcome, store=store, command=command)
     summary["failed"] = told(comparison, failed)
     summary["seconds"] = round(time.monotonic() - started, 1)
     return _publish(summary, found[0].recipe, store)

@@ -7,7 +7,7 @@ of a training stage is read: were it corrupt, the stage would be trained again f
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from artifacts import Record, Store
@@ -30,25 +30,42 @@ def footprint(outcomes: Sequence[Outcome], *, store: Store) -> dict[str, Any]:
     Raises:
         StoreError: a log is corrupt or gone.
     """
-    records = [
+    found = recorded(outcomes, store=store)
+    records = [record for _, record in found]
+    return {
+        "stages": [stage_footprint(outcome, record) for outcome, record in found],
+        "votes": _votes([record for record in records if record.stage == "vote"], store),
+        "machines": machines_of(records),
+        "artifacts": {
+            f"{outcome.name}/{role}": ref.digest
+            for outcome, record in found
+            for role, ref in record.outputs.items()
+        },
+        "commits": commits_of(records),
+    }
+
+
+def recorded(outcomes: Sequence[Outcome], *, store: Store) -> list[tuple[Outcome, Record]]:
+    """The outcomes that the store has a record of, with it."""
+    return [
         (outcome, record)
         for outcome in outcomes
         if outcome.key and (record := store.lookup(outcome.key)) is not None
     ]
-    return {
-        "stages": [_stage(outcome, record) for outcome, record in records],
-        "votes": _votes([record for _, record in records if record.stage == "vote"], store),
-        "machines": _distinct([_machine(record.provenance) for _, record in records]),
-        "artifacts": {
-            f"{outcome.name}/{role}": ref.digest
-            for outcome, record in records
-            for role, ref in record.outputs.items()
-        },
-        "commits": _distinct([record.provenance.get("commit") for _, record in records]),
-    }
 
 
-def _stage(outcome: Outcome, record: Record) -> dict[str, Any]:
+def machines_of(records: Iterable[Record]) -> list[dict[str, Any]]:
+    """Each machine once, as `_machine` tells it."""
+    return _distinct([_machine(record.provenance) for record in records])
+
+
+def commits_of(records: Iterable[Record]) -> list[str]:
+    """Each commit of ours once."""
+    return _distinct([record.provenance.get("commit") for record in records])
+
+
+def stage_footprint(outcome: Outcome, record: Record) -> dict[str, Any]:
+    """What one stage took."""
     provenance = record.provenance
     told = provenance.get("footprint", {})
     return {

@@ -6,7 +6,7 @@ it, in this run or an earlier one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,9 +24,10 @@ PREDICTIONS = "predictions.parquet"
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """The comparison of what is there, and the trials that are not."""
+    """The comparison of what is there, what that is, and the trials that are not."""
 
     action: Action
+    done: Mapping[Trial, Result]
     lost: tuple[Trial, ...]
 
 
@@ -61,7 +62,8 @@ def gathered(sweep: Sweep, trials: Sequence[Trial], store: Store) -> Gathered:
         calibrations=_calibrations(sweep, first.data.source, trials),
         inputs=_inputs(sweep, found),
     )
-    return Gathered(action, tuple(trial for trial in trials if trial not in found))
+    lost = tuple(trial for trial in trials if trial not in found)
+    return Gathered(action, done=found, lost=lost)
 
 
 def _done(trial: Trial, store: Store) -> Result | None:

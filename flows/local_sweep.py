@@ -10,18 +10,21 @@ import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from artifacts import Ref, Store, StoreError
 from artifacts.durable import write_whole
-from flows.gathering import gathered, told
+from flows.gathering import Gathered, gathered, told
 from flows.healing import healing
 from flows.local import LocalRunner, Say
 from flows.pipeline import Result, pipeline
 from flows.requirements import check
+from flows.sweep_footprint import sweep_footprint
 from flows.sweeps import Sweep, Trial
 from lorapar_core.errors import LoraparError, StageFailed
 from lorapar_core.recipe import merge
+from lorapar_core.sweep_run import with_sweep
 from tasks.action import Action, Outcome
 from tasks.stage import look_up
 
@@ -35,8 +38,10 @@ def with_runtime(overrides: Mapping[str, Any]) -> dict[str, Any]:
     return merge({"runtime": RUNTIME}, overrides)
 
 
-def run_sweep(sweep: Sweep, trials: Sequence[Trial], *, store: Store, say: Say) -> dict[str, Any]:
-    """Carry out all trials and compare them; returns the summary.
+def run_sweep(
+    sweep: Sweep, trials: Sequence[Trial], *, store: Store, say: Say, command: str = ""
+) -> dict[str, Any]:
+    """Carry out all trials and compare them; returns the summary. `command` makes the sweep again.
 
     Raises:
         ConfigError, ModelError, DataError: a trial that can be known to fail before any work.
@@ -50,7 +55,7 @@ def run_sweep(sweep: Sweep, trials: Sequence[Trial], *, store: Store, say: Say) 
     try:
         with LocalRunner(trials[0].recipe, store=store, say=say) as runner:
             try:
-                return healing(lambda: _attempt(sweep, trials, runner, pool, say))
+                return healing(lambda: _attempt(sweep, trials, runner, pool, say, command))
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
@@ -64,6 +69,7 @@ def _attempt(
     runner: LocalRunner,
     pool: ThreadPoolExecutor,
     say: Say,
+    command: str,
 ) -> dict[str, Any]:
     progress = _Progress(len(trials), say)
     futures = [pool.submit(_carry_out, trial, runner, progress) for trial in trials]
@@ -75,7 +81,8 @@ def _attempt(
         raise StageFailed(f"all {len(trials)} trials failed; {_first(failed)}")
     found = gathered(sweep, trials, runner.store)
     outcome = runner.submit(found.action).result()
-    return {**summary_of(sweep, trials, outcome, runner.store), "failed": told(found, failed)}
+    summary = summary_of(sweep, trials, found, outcome, store=runner.store, command=command)
+    return {**summary, "failed": told(found, failed)}
 
 
 def _carry_out(trial: Trial, runner: LocalRunner, progress: _Progress) -> str:
@@ -138,9 +145,15 @@ class _Trial:
 
 
 def summary_of(
-    sweep: Sweep, trials: Sequence[Trial], compared: Outcome, store: Store
+    sweep: Sweep,
+    trials: Sequence[Trial],
+    found: Gathered,
+    compared: Outcome,
+    *,
+    store: Store,
+    command: str,
 ) -> dict[str, Any]:
-    """What a sweep came to, as plain values: its results and where its page is."""
+    """What a sweep came to, as plain values: its results and where its page is. It is written."""
     roles = compared.outputs
     return {
         "sweep": sweep.name,
@@ -148,17 +161,18 @@ def summary_of(
         "trials": len(trials),
         "artifacts": {f"{compared.name}/{role}": ref.digest for role, ref in roles.items()},
         "results": store.read_json(roles["results.json"]),
-        "report": str(_page(store, roles["report.html"])),
+        "report": str(_page(store, roles["report.html"], found, command)),
         "markdown": str(store.path(roles["report.md"])),
     }
 
 
-def _page(store: Store, ref: Ref) -> str:
-    """A name that a browser opens: objects themselves have none."""
-    page = store.root / "runs" / f"{ref.digest[:16]}.html"
-    if not page.exists():
-        write_whole(page, store.path(ref).read_bytes(), tmp=store.root / "tmp")
-    return str(page)
+def _page(store: Store, report: Ref, found: Gathered, command: str) -> Path:
+    """The page with what this sweep took, under a name that a browser opens."""
+    page = store.root / "runs" / f"{report.digest[:16]}.html"
+    taken = sweep_footprint(found.done, store=store)
+    text = with_sweep(store.path(report).read_text(encoding="utf-8"), taken, command=command)
+    write_whole(page, text.encode(), tmp=store.root / "tmp")
+    return page
 
 
 def failed_line(summary: Mapping[str, Any]) -> str:

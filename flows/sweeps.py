@@ -401,15 +401,18 @@ def _baselines_claims(points: list[Point]) -> list[Claim]:
         return []
     return [
         Claim(
-            f"lora-par above {name}" + ("" if name in WITH_RL else ", after SFT"),
-            (
-                Term("lora-par", 1, "last" if name in WITH_RL else "first"),
-                Term(name, -1, "last" if name in WITH_RL else "first"),
-            ),
-        )
-        for name in labels
-        if name != "lora-par"
+            "lora-par: after its last stage above after its first",
+            (Term("lora-par", 1, "last"), Term("lora-par", -1, "first")),
+        ),
+        *(_against(name) for name in labels if name != "lora-par"),
     ]
+
+
+def _against(name: str) -> Claim:
+    """LoRA-PAR above another method."""
+    phase: Phase = "last" if name in WITH_RL else "first"
+    text = f"lora-par above {name}" + ("" if name in WITH_RL else ", after SFT")
+    return Claim(text, (Term("lora-par", 1, phase), Term(name, -1, phase)))
 
 
 SWEEPS = {

@@ -20,7 +20,7 @@ from lorapar_core.report_accuracy import accuracy_blocks, named
 from lorapar_core.report_benchmarks import benchmark_blocks
 from lorapar_core.report_block import Block, Html, percent
 from lorapar_core.report_labels import label_blocks
-from lorapar_core.report_page import as_html, as_markdown
+from lorapar_core.report_page import as_html, as_markdown, facts
 from lorapar_core.report_regions import region_blocks
 from lorapar_core.report_run import place_for_run
 from lorapar_core.report_training import reward_blocks, training_blocks
@@ -77,22 +77,18 @@ def _head(
     agreement: Mapping[str, Any] | None,
 ) -> Html:
     """What the recipe says of itself, and the run in four figures."""
-    facts = []
+    told = []
     for after, metrics in [*evaluations[-1:], *evaluations[:-1][:1]]:  # the last, then the first
-        told = f"strict accuracy {named(after)}, {metrics['n']} problems"
-        facts.append((percent(metrics["strict"]["accuracy"]), told))
+        name = f"strict accuracy {named(after)}, {metrics['n']} problems"
+        told.append((percent(metrics["strict"]["accuracy"]), name))
     if regions:
         kept = " / ".join(percent(regions["kept_share"][system]) for system in ("1", "2"))
-        facts.append((kept, "of elements kept for System 1 / System 2"))
+        told.append((kept, "of elements kept for System 1 / System 2"))
     if agreement:
         counts = agreement["counts"]
-        facts.append((f"{counts['1']} / {counts['2']}", "examples of System 1 / System 2"))
-    shown = "".join(
-        f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd></div>"
-        for value, name in facts
-    )
+        told.append((f"{counts['1']} / {counts['2']}", "examples of System 1 / System 2"))
     words = f"<p>{html.escape(recipe['description'])}</p>" if recipe["description"] else ""
-    return Html(f'{words}<dl class="facts">{shown}</dl>')
+    return Html(words + facts(told))
 
 
 def _training(spec: Spec) -> list[Block]:

@@ -256,9 +256,10 @@ class Interval:
 def intervals(rows: Sequence[Interval], *, label: str, x_label: str) -> Html:
     """Shares with their intervals, a row each; a diamond marks a reference value."""
     height = 20 * len(rows) + 44
+    left = min(200.0, max([120.0] + [8 + 5.3 * len(row.name) for row in rows]))
     most = max([row.high for row in rows] + [row.reference or 0.0 for row in rows])
     right = min(1.0, math.ceil(most * 10 + 0.2) / 10)
-    x = Axis(0.0, right, 128, WIDTH - 16)
+    x = Axis(0.0, right, left + 8, WIDTH - 16)
     bottom = height - 34
     body = ""
     for value in x.ticks():
@@ -268,12 +269,37 @@ def intervals(rows: Sequence[Interval], *, label: str, x_label: str) -> Html:
     for k, row in enumerate(rows):
         y = 16 + 20 * k
         ends = f"M{x.at(row.low):.1f} {y}H{x.at(row.high):.1f}"
-        body += text_at(120, y + 3.5, row.name, anchor="end")
+        body += text_at(left, y + 3.5, row.name, anchor="end")
         body += f'<path class="{row.look} line" d="{ends}"/>'
         body += dot(x.at(row.value), y, look=row.look, hollow=row.hollow)
         if row.reference is not None:
             body += diamond(x.at(row.reference), y, look="paper")
     body += text_at((x.start + x.end) / 2, height - 4, x_label, anchor="middle", look="name")
+    return svg(label, height, body)
+
+
+def differences(rows: Sequence[Interval], *, label: str, x_label: str) -> Html:
+    """Differences of shares, in points of a percent, with their intervals about 0: a name and under
+    it its interval; a diamond marks a reference value."""
+    top, each = 6.0, 30.0
+    height = top + each * len(rows) + 36
+    ends = [v for one in rows for v in (one.low, one.high, one.value, one.reference or 0.0)]
+    x = Axis(*span([0.0, *ends], margin=0.04), 12, WIDTH - 12)
+    bottom = height - 34
+    body = ""
+    for value in x.ticks():
+        place = x.at(value)
+        body += f'<path class="grid" d="M{place:.1f} {top}V{bottom}"/>'
+        body += text_at(place, bottom + 14, f"{100 * value:+.4g}", anchor="middle")
+    body += f'<path class="cut" d="M{x.at(0.0):.1f} {top}V{bottom}"/>'
+    for k, one in enumerate(rows):
+        y = top + each * k + 22
+        body += text_at(12, y - 9, one.name)
+        body += f'<path class="{one.look} line" d="M{x.at(one.low):.1f} {y}H{x.at(one.high):.1f}"/>'
+        body += dot(x.at(one.value), y, look=one.look, hollow=one.hollow)
+        if one.reference is not None:
+            body += diamond(x.at(one.reference), y, look="paper")
+    body += text_at(WIDTH / 2, height - 4, x_label, anchor="middle", look="name")
     return svg(label, height, body)
 
 

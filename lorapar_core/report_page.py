@@ -107,6 +107,15 @@ def _block(block: Block) -> str:
     return "".join(parts)
 
 
+def facts(told: Sequence[tuple[str, str]]) -> Html:
+    """Figures that stand out: value and name of each."""
+    shown = "".join(
+        f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd></div>"
+        for value, name in told
+    )
+    return Html(f'<dl class="facts">{shown}</dl>')
+
+
 def table(header: Row, rows: Sequence[Row], *, label: str = "") -> Html:
     """A table; columns of numbers stand to the right, and a wide one scrolls by itself."""
     kinds = [_kind([row[k] for row in rows]) for k in range(len(header))]

@@ -16,8 +16,9 @@ from lorapar_core.report_page import filled
 SLOT = "run"
 TITLE = "What it took"
 _ABSENT = (
-    "Times, memory and costs differ from run to run, so they are in no artifact: `lorapar run` "
-    "and the Prefect flow write them here, into the page in the store's folder `runs`."
+    "Times, memory and costs differ from run to run, so they are in no artifact: `lorapar run`, "
+    "`lorapar sweep` and the Prefect flows write them here, into the page in the store's folder "
+    "`runs`."
 )
 Taken = Mapping[str, Any]
 
@@ -41,7 +42,7 @@ def run_blocks(taken: Taken, *, command: str) -> list[Block]:
     return [
         *_stages(taken["stages"]),
         *_votes(taken["votes"]),
-        _again(taken, command),
+        again(taken, command),
         _artifacts(taken["artifacts"]),
     ]
 
@@ -52,11 +53,11 @@ def _stages(stages: Sequence[Taken]) -> list[Block]:
         [
             stage["name"],
             stage["action"] + (f", went on {n} times" if (n := stage["went_on"]) else ""),
-            _number(stage.get("seconds"), "{:,.1f}"),
-            _number(stage.get("tokens_per_second"), "{:,.0f}"),
+            number(stage.get("seconds"), "{:,.1f}"),
+            number(stage.get("tokens_per_second"), "{:,.0f}"),
             mebibytes(stage.get("peak_bytes")),
             *([mebibytes(stage.get("peak_gpu_bytes"))] if gpu else []),
-            _active(stage),
+            active(stage),
             mebibytes(stage.get("optimizer_bytes"), digits=2),
             mebibytes(8 * stage["elements"] if "elements" in stage else None, digits=2),
         ]
@@ -77,7 +78,8 @@ def _stages(stages: Sequence[Taken]) -> list[Block]:
     return [Block(TITLE, words, header, rows)]
 
 
-def _active(stage: Taken) -> str:
+def active(stage: Taken) -> str:
+    """How many elements train, and their share."""
     if "active_elements" not in stage:
         return "–"
     active, elements = stage["active_elements"], stage["elements"]
@@ -115,7 +117,8 @@ def _dollars(vote: Taken) -> str:
     return f"{'at least ' if vote['unpriced'] else ''}{vote['usd']:.4f}"
 
 
-def _again(taken: Taken, command: str) -> Block:
+def again(taken: Taken, command: str) -> Block:
+    """The command, and the commits, machines and libraries that the records name."""
     said = []
     if command:
         said.append(_code(command))
@@ -130,7 +133,7 @@ def _again(taken: Taken, command: str) -> Block:
         rows.append(["machine", hardware])
         rows.append(["libraries", libraries])
     words = "The same command makes this page again, or, from the same store, shows it at once."
-    if any(word.endswith((".yaml", ".yml")) for word in command.split()[2:3]):
+    if any(word.endswith((".yaml", ".yml")) for word in command.split()[2:4]):
         words += " Its recipe is a file of whoever ran it; all its fields stand under Recipe."
     return Block("Again", words if command else "", ["", ""], rows, said, under=True)
 
@@ -149,5 +152,5 @@ def mebibytes(count: float | None, *, digits: int = 0) -> str:
     return "–" if count is None else f"{count / 2**20:,.{digits}f}"
 
 
-def _number(value: float | None, form: str) -> str:
+def number(value: float | None, form: str) -> str:
     return "–" if value is None else form.format(value)

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lorapar_core.report_block import Block, Html, Row, percent
-from lorapar_core.report_charts import Series, figure, line
+from lorapar_core.report_charts import Interval, Series, differences, figure, intervals, line
+from lorapar_core.report_page import facts
+from lorapar_core.report_run import place_for_run
 
 SAID = {
     "holds": "holds",
@@ -23,6 +25,7 @@ def blocks(results: Mapping[str, Any], digests: Mapping[str, str]) -> list[Block
         _points(results),
         _claims(results),
         *_truth(results),
+        place_for_run(),
         _artifacts(digests),
     ]
 
@@ -31,13 +34,24 @@ def _summary(results: Mapping[str, Any]) -> Block:
     verdicts = [claim["verdict"] for claim in results["claims"]]
     counts = ", ".join(f"{v} {verdicts.count(v)}" for v in SAID if v in verdicts) or "none"
     seeds = ", ".join(map(str, results["seeds"]))
-    command = f"lorapar sweep {results['sweep']} {results['recipe']} --seeds {seeds}"
     words = (
-        f"Model {results['model']}, {results['problems']} test problems, seeds {seeds}. Claims: "
-        f"{counts}. Made by `{command.replace(', ', ',')}` (and --set, where it was given; a "
-        "recipe of your own by its file)."
+        f"Recipe {results['recipe']}, model {results['model']}, {results['problems']} test "
+        f"problems, seeds {seeds}. Claims: {counts}."
     )
     return Block("Summary", words)
+
+
+def head(results: Mapping[str, Any]) -> Html:
+    """The sweep in four figures."""
+    verdicts = [claim["verdict"] for claim in results["claims"]]
+    return facts(
+        [
+            (str(len(results["points"])), "points"),
+            (str(len(results["seeds"])), "seeds"),
+            (str(results["problems"]), "test problems"),
+            (f"{verdicts.count('holds')} of {len(verdicts)}", "claims hold"),
+        ]
+    )
 
 
 def _points(results: Mapping[str, Any]) -> Block:
@@ -56,13 +70,40 @@ def _points(results: Mapping[str, Any]) -> Block:
     if results["paper"]:
         words += f" Paper: {results['paper']}."
     header = ["point", *moved, "kept", "after", "accuracy", "by seed", "flexible", "paper"]
-    return Block("Points", words, header, rows, figures=_by_theta(results))
+    drawn = _by_theta(results) if results["sweep"] == "theta" else _by_point(results)
+    return Block("Points", words, header, rows, figures=[drawn])
 
 
-def _by_theta(results: Mapping[str, Any]) -> list[Html]:
-    """For the sweep theta: accuracy with its interval, that of the controls, and the paper's."""
-    if results["sweep"] != "theta":
-        return []
+def _by_point(results: Mapping[str, Any]) -> Html:
+    """Accuracy with its interval, and the paper's, a row for each point and training stage."""
+    rows = []
+    if base := results["base"]:
+        paper = results["paper_base"]
+        beside = None if paper is None else paper / 100
+        rows.append(Interval("before training", *_ends(base, "accuracy"), reference=beside))
+    for point in results["points"]:
+        for k, phase in enumerate(point["phases"]):
+            several = len(point["phases"]) > 1
+            name = f"{point['label']}, {phase['after']}" if several else point["label"]
+            beside = point["paper"][k] / 100 if k < len(point["paper"]) else None
+            hollow = several and k == 0
+            ends = _ends(phase, "estimate")
+            rows.append(Interval(name, *ends, look="a", hollow=hollow, reference=beside))
+    caption = "The mean over seeds, with 95 % intervals."
+    if any(len(point["phases"]) > 1 for point in results["points"]):
+        caption += " Hollow: after the first training stage."
+    if any(row.reference is not None for row in rows):
+        caption += " Diamond: the paper's."
+    drawn = intervals(rows, label="accuracy of every point", x_label="strict accuracy")
+    return figure(drawn, caption)
+
+
+def _ends(found: Mapping[str, float], value: str) -> tuple[float, float, float]:
+    return found[value], found["low"], found["high"]
+
+
+def _by_theta(results: Mapping[str, Any]) -> Html:
+    """Accuracy with its interval, that of the controls, and the paper's."""
     series = []
     for elements, look in (("importance", "a"), ("random", "b")):
         own = [p for p in results["points"] if p["values"]["elements"] == elements and p["phases"]]
@@ -80,7 +121,7 @@ def _by_theta(results: Mapping[str, Any]) -> list[Html]:
         y_label="strict accuracy",
         shares=True,
     )
-    return [figure(drawn, "The mean over seeds, with 95 % intervals.")]
+    return figure(drawn, "The mean over seeds, with 95 % intervals.")
 
 
 def _rows(point: Mapping[str, Any], seeds: Sequence[int]) -> list[Row]:
@@ -147,7 +188,32 @@ def _claims(results: Mapping[str, Any]) -> Block:
         "and is open if 0 is in it. With one seed they say nothing of another seed."
     )
     header = ["claim", "difference", "interval", "p", "verdict", "over", "paper"]
-    return Block("Claims", words, header, rows)
+    return Block("Claims", words, header, rows, figures=_by_claim(results["claims"]))
+
+
+_LOOKS = {"holds": "c", "fails": "b", "open": "rest"}
+
+
+def _by_claim(claims: Sequence[Mapping[str, Any]]) -> list[Html]:
+    """Each difference with its corrected interval, and the paper's."""
+    rows = [
+        Interval(
+            f"{claim['text']}: {claim['verdict']}",
+            *_ends(claim, "estimate"),
+            look=_LOOKS[claim["verdict"]],
+            hollow=claim["verdict"] == "open",
+            reference=claim["paper"],
+        )
+        for claim in claims
+        if claim["verdict"] in _LOOKS
+    ]
+    if not rows:
+        return []
+    caption = "Differences with their corrected intervals. Hollow: 0 is in it."
+    if any(row.reference is not None for row in rows):
+        caption += " Diamond: the paper's difference."
+    drawn = differences(rows, label="the claims' differences", x_label="percentage points")
+    return [figure(drawn, caption)]
 
 
 def _truth(results: Mapping[str, Any]) -> list[Block]:

@@ -32,7 +32,7 @@ from lorapar_core.report_page import as_html, as_markdown
 from lorapar_core.rounds import Votes
 from lorapar_core.spec import Spec
 from lorapar_core.statistics import wilson
-from lorapar_core.sweep_page import blocks
+from lorapar_core.sweep_page import blocks, head
 from lorapar_core.teachers.calibration import labels_of
 from lorapar_core.true_system import true_system
 
@@ -49,7 +49,7 @@ def run(spec: Spec, out: Path) -> None:
     title = f"LoRA-PAR: sweep {spec.config['sweep']} of {spec.config['recipe']}"
     page = blocks(results, spec.digests)
     (out / "report.md").write_text(as_markdown(title, page))
-    (out / "report.html").write_text(as_html(title, page))
+    (out / "report.html").write_text(as_html(title, page, head=head(results)))
 
 
 def compared(spec: Spec) -> dict[str, Any]:

@@ -96,7 +96,8 @@ def results_page(found: Mapping[str, Mapping[str, Any]]) -> list[Block]:
     for name, summary in found.items():
         summed, *rest = blocks(summary["results"], {})
         page.append(replace(summed, title=f"{name}: {SWEEPS[name].summary}"))
-        page += [replace(part, under=True) for part in rest if part.title != "Artifacts"]
+        told = [part for part in rest if part.title != "Artifacts" and not part.slot]
+        page += [replace(part, under=True) for part in told]
     return [*page, _digests(found)]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -133,6 +134,11 @@ def test_the_page_is_there_and_the_run_is_kept(swept: Swept) -> None:
     page = Path(swept.summary["report"]).read_text()
     assert "<html" in page
     assert "importance above random at theta 0.9" in page
+    assert f"lorapar sweep theta {swept.recipe} --seeds 0,1" in page
+    text = re.sub(r"<[^>]+>", " ", page)
+    assert re.search(rf"\bmoments +{4 * len(LABELS)} +4 ", text), "asked for by all, computed once"
+    assert re.search(rf"\bsft +{TRIALS} +{TRIALS} ", text)
+    assert len(re.findall(r"theta 0\.\d(?:, random)? +sft +2 +\d", text)) == len(LABELS)
     (document,) = [
         document
         for name, document in Store.open(swept.store).runs()
@@ -143,8 +149,10 @@ def test_the_page_is_there_and_the_run_is_kept(swept: Swept) -> None:
 
 def test_a_second_sweep_computes_nothing_and_says_so_in_tables(swept: Swept) -> None:
     before = swept.records
-    again = sweep(swept.recipe, swept.store)
+    tables = swept.store.parent / "tables.md"
+    again = sweep(swept.recipe, swept.store, "--markdown", tables)
     assert again.code == 0, again.error
+    assert "| importance above random at theta 0.9 |" in tables.read_text()
     assert again.error.count("% after sft") == TRIALS
     assert " computed " not in again.error
     assert swept.records == before

@@ -18,6 +18,7 @@ from lorapar_core.report_charts import (
     Cell,
     Interval,
     Series,
+    differences,
     finite,
     heat,
     intervals,
@@ -130,6 +131,39 @@ def test_intervals_show_value_ends_and_reference() -> None:
         "sft",
         "grpo",
     ]
+
+
+def test_differences_stand_on_their_side_of_0() -> None:
+    rows = [
+        Interval("up", 0.1, 0.02, 0.18, look="c", reference=0.3),
+        Interval("down", -0.1, -0.2, -0.01, look="b"),
+        Interval("open", 0.0, -0.1, 0.1, hollow=True),
+    ]
+    found = tree(differences(rows, label="l", x_label="x"))
+    (cut,) = [p.get("d", "") for p in found.iter("path") if p.get("class") == "cut"]
+    zero = float(cut[1:].split()[0])
+    up, down, neither = (float(circle.get("cx", "")) for circle in found.iter("circle"))
+    assert down < zero < up
+    assert neither == pytest.approx(zero, abs=0.06)
+    lines = [p.get("d", "") for p in found.iter("path") if "line" in p.get("class", "").split()]
+    ends = [tuple(map(float, re.findall(r"[MH]([\d.]+)", line))) for line in lines]
+    assert zero < ends[0][0] < ends[0][1]
+    assert ends[1][0] < ends[1][1] < zero
+    assert ends[2][0] < zero < ends[2][1]
+    assert len([p for p in found.iter("path") if p.get("class") == "paper dot"]) == 1
+
+
+@pytest.mark.parametrize("value", [0.0, 0.2, -0.2])
+def test_a_difference_alone_is_drawn(value: float) -> None:
+    drawn = differences([Interval("one", value, value, value)], label="l", x_label="x")
+    assert "nan" not in drawn
+    tree(drawn)
+
+
+def test_a_long_name_has_room() -> None:
+    named = tree(intervals([Interval("n" * 30, 0.5, 0.4, 0.6)], label="l", x_label="x"))
+    (text,) = [t for t in named.iter("text") if t.text == "n" * 30]
+    assert float(text.get("x", "")) >= 5 * 30
 
 
 def test_a_heat_map_is_as_strong_as_its_shares() -> None:

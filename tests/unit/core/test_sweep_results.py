@@ -199,10 +199,22 @@ def test_theta_is_drawn_beside_its_controls_and_the_paper(tmp_path: Path) -> Non
     swept.fill({label: 0.2 + k / 40 for k, label in enumerate(swept.labels)})
     swept.compare()
     page = (tmp_path / "out" / "report.html").read_text()
-    (drawing,) = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+    drawing, claims = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
     assert 'aria-label="accuracy over theta"' in drawing
+    assert "importance above random at theta 0.9: " in claims
     for name in ("importance", "random", "paper"):
         assert f">{name}</text>" in drawing
+
+
+def test_points_are_drawn_after_each_stage_beside_the_paper(tmp_path: Path) -> None:
+    order(tmp_path, 0.9, 0.3).compare()
+    page = (tmp_path / "out" / "report.html").read_text()
+    points, claims = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+    for name in ("before training", "SFT then RL, sft", "SFT then RL, grpo", "RL then SFT, grpo"):
+        assert f">{name}</text>" in points
+    assert points.count("paper dot") == 4
+    assert "SFT then RL above RL then SFT: holds</text>" in claims
+    assert '<path class="c line"' in claims
 
 
 def test_the_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from artifacts import Store
-from flows.command import run_command
+from flows.command import run_command, sweep_command
 from flows.footprint import footprint
 from lorapar_core.parquet import write_table
 from lorapar_core.recipe import parse_assignments
@@ -142,6 +142,14 @@ def test_a_command_read_back_says_the_same(overrides: dict[str, Any]) -> None:
     assert words[:3] == ["lorapar", "run", "my recipe.yaml"]
     assert set(words[3::2]) <= {"--set"}
     assert parse_assignments(words[4::2]) == overrides
+
+
+def test_a_sweeps_command_names_its_seeds_and_points() -> None:
+    sections = {"data": {"examples": 9}}
+    command = sweep_command("labels", "lab", sections, seeds=(3, 4), only=["3 teachers"])
+    assert command == (
+        "lorapar sweep labels lab --seeds 3,4 --point '3 teachers' --set data.examples=9"
+    )
 
 
 def test_a_whole_list_is_one_assignment() -> None:

@@ -212,7 +212,9 @@ def test_stages_without_masks_have_no_theta_to_sweep() -> None:
 def test_a_method_is_compared_after_as_many_stages_as_it_has() -> None:
     recipe = load_recipe("lab", recipes=RECIPES)
     claims = SWEEPS["baselines"].claims(SWEEPS["baselines"].points(recipe))
-    phases = {claim.terms[1].label: {t.phase for t in claim.terms} for claim in claims}
+    own, *others = claims
+    assert [(t.label, t.phase) for t in own.terms] == [("lora-par", "last"), ("lora-par", "first")]
+    phases = {claim.terms[1].label: {t.phase for t in claim.terms} for claim in others}
     assert {name for name, found in phases.items() if found == {"last"}} == {
         "lora+rl",
         "pissa+rl",

@@ -1,0 +1,67 @@
+"""What a sweep took: its training stages by point, and every kind of stage with what was shared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from artifacts import Store
+from flows.footprint import commits_of, machines_of, recorded, stage_footprint
+from flows.pipeline import Result
+from flows.sweeps import Trial
+
+_MEANS = ("seconds", "tokens_per_second")
+_HIGHEST = ("peak_bytes", "peak_gpu_bytes", "optimizer_bytes")
+_COUNTS = ("elements", "active_elements")
+TRAINING = ("sft", "grpo")
+
+
+def sweep_footprint(found: Mapping[Trial, Result], *, store: Store) -> dict[str, Any]:
+    """Plain values: `training` by point and stage, `stages` by kind, `machines`, `commits`.
+
+    `found`: finished trials, and what is in the store of each.
+    """
+    records = {}
+    asked: dict[str, list[str]] = {}
+    training: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for trial, result in found.items():
+        for outcome, record in recorded(result.outcomes, store=store):
+            records[record.key] = record
+            asked.setdefault(record.stage, []).append(record.key)
+            if record.stage in TRAINING:
+                place = (trial.point.label, outcome.name)
+                training.setdefault(place, []).append(stage_footprint(outcome, record))
+    seconds = {key: record.provenance.get("seconds") or 0.0 for key, record in records.items()}
+    return {
+        "training": [
+            {"point": point, "stage": stage, **_mean(each)}
+            for (point, stage), each in training.items()
+        ],
+        "stages": [
+            {
+                "stage": stage,
+                "asked": len(keys),
+                "computed": len(set(keys)),
+                "seconds": round(sum(seconds[key] for key in set(keys)), 1),
+            }
+            for stage, keys in asked.items()
+        ],
+        "machines": machines_of(records.values()),
+        "commits": commits_of(records.values()),
+    }
+
+
+def _mean(each: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Of several trials' figures; what none of them tells is left out."""
+    found: dict[str, Any] = {"trials": len(each)}
+    for names, together in ((_MEANS, fmean), (_HIGHEST, max), (_COUNTS, _rounded_mean)):
+        for name in names:
+            told = [figures[name] for figures in each if figures.get(name) is not None]
+            if told:
+                found[name] = together(told)
+    return found
+
+
+def _rounded_mean(values: Sequence[int]) -> int:
+    return round(fmean(values))

@@ -1,0 +1,66 @@
+"""The part of a sweep's page that no artifact can hold: what it took, and its command."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lorapar_core.report_block import Block
+from lorapar_core.report_page import filled
+from lorapar_core.report_run import SLOT, TITLE, active, again, mebibytes, number
+
+Taken = Mapping[str, Any]
+
+
+def with_sweep(page: str, taken: Taken, *, command: str) -> str:
+    """The page with what the sweep took.
+
+    `taken`: `training`, `stages`, `machines` and `commits`, as `flows.sweep_footprint` tells them.
+    """
+    return filled(page, SLOT, sweep_blocks(taken, command=command))
+
+
+def sweep_blocks(taken: Taken, *, command: str) -> list[Block]:
+    """What training took at each point, what all stages took, and how to make it again."""
+    return [_training(taken["training"]), _stages(taken["stages"]), again(taken, command)]
+
+
+def _training(trained: Sequence[Taken]) -> Block:
+    gpu = any(each.get("peak_gpu_bytes") for each in trained)
+    rows = [
+        [
+            each["point"],
+            each["stage"],
+            str(each["trials"]),
+            number(each.get("seconds"), "{:,.1f}"),
+            number(each.get("tokens_per_second"), "{:,.0f}"),
+            mebibytes(each.get("peak_bytes")),
+            *([mebibytes(each.get("peak_gpu_bytes"))] if gpu else []),
+            active(each),
+            mebibytes(each.get("optimizer_bytes"), digits=2),
+        ]
+        for each in trained
+    ]
+    header = [
+        *("point", "stage", "trials", "seconds", "tokens/s", "peak MiB"),
+        *(["GPU peak MiB"] if gpu else []),
+        *("active elements", "optimizer MiB"),
+    ]
+    words = (
+        "A training stage's mean over its trials, whenever they were computed; of peaks the "
+        "highest, of the largest process. Trials that ran side by side slowed each other."
+    )
+    return Block(TITLE, words, header, rows)
+
+
+def _stages(stages: Sequence[Taken]) -> Block:
+    rows = [
+        [each["stage"], f"{each['asked']:,}", f"{each['computed']:,}", f"{each['seconds']:,.1f}"]
+        for each in stages
+    ]
+    words = (
+        "What trials have in common is computed once. Asked for: by how many of them, all stages "
+        "of the name together; computed: how many different ones there are."
+    )
+    header = ["stage", "asked for", "computed", "seconds in all"]
+    return Block("Stages of all trials", words, header, rows, under=True)
