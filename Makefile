@@ -2,6 +2,7 @@
 # make demo    setup, then the whole pipeline on a small model make lint   ruff and mypy
 # make test-slow  setup, then the tests that take long: kills, several processes, Prefect
 # make lab     setup, then every sweep on the lab's model: writes deployments/lab/RESULTS.md
+# make word-problems SVAMP=CLONE   setup, then a small model on real word problems, beside baselines
 # make lock    write the locks again (UPGRADE=--upgrade)       make bench  one JSON line a figure
 # make clean   remove caches and builds
 #
@@ -16,6 +17,7 @@ TESTS ?=
 TEST_SECONDS ?= 1200
 SLOW_SECONDS ?= 5400
 UPGRADE ?=
+SVAMP ?=
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -30,7 +32,7 @@ COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generat
 HEADER := Written by 'make lock'. Install with: pip install --no-deps --require-hashes
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint lab bench lock clean
+.PHONY: help setup demo test test-slow lint lab word-problems bench lock clean
 
 help:
 	@sed -n '/^$$/q;s/^# \{0,1\}//p' Makefile
@@ -80,6 +82,16 @@ lint: $(READY)
 # About an hour on two cores. A second run computes only what changed.
 lab: $(READY)
 	@$(PY) -m deployments.lab.results
+
+# Over an hour on two cores. SVAMP: a clone of https://github.com/arkilpatel/SVAMP.
+WORDS := deployments/word_problems
+METHODS := lora-par lora pissa random
+word-problems: $(DEMO_READY)
+	@test -d "$(SVAMP)" || { echo "word-problems: give SVAMP=DIR, a clone of" \
+	  "https://github.com/arkilpatel/SVAMP" >&2; exit 1; }
+	@$(PY) -m deployments.word_problems.rows "$(SVAMP)"
+	@$(VENV)/bin/lorapar sweep baselines $(WORDS)/recipe.yaml $(addprefix --point ,$(METHODS)) \
+	  --markdown $(WORDS)/RESULTS.md
 
 # One at a time: each has the machine to itself.
 bench: $(READY)
