@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from artifacts import Store
+from artifacts import Ref, Store
 from flows.footprint import commits_of, machines_of, recorded, stage_footprint
 from flows.pipeline import Result
 from flows.sweeps import Trial
@@ -18,7 +18,8 @@ TRAINING = ("sft", "grpo")
 
 
 def sweep_footprint(found: Mapping[Trial, Result], *, store: Store) -> dict[str, Any]:
-    """Plain values: `training` by point and stage, `stages` by kind, `machines`, `commits`.
+    """Plain values: `training` by point and stage, `stages` by kind, `machines`, `commits`, and
+    `reports` (trial -> digest of its page).
 
     `found`: finished trials, and what is in the store of each.
     """
@@ -49,6 +50,11 @@ def sweep_footprint(found: Mapping[Trial, Result], *, store: Store) -> dict[str,
         ],
         "machines": machines_of(records.values()),
         "commits": commits_of(records.values()),
+        "reports": {
+            trial.name: result.report.digest
+            for trial, result in found.items()
+            if isinstance(result.report, Ref)
+        },
     }
 
 

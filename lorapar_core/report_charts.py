@@ -259,7 +259,7 @@ def intervals(rows: Sequence[Interval], *, label: str, x_label: str) -> Html:
     left = min(200.0, max([120.0] + [8 + 5.3 * len(row.name) for row in rows]))
     most = max([row.high for row in rows] + [row.reference or 0.0 for row in rows])
     right = min(1.0, math.ceil(most * 10 + 0.2) / 10)
-    x = Axis(0.0, right, left + 8, WIDTH - 16)
+    x = Axis(0.0, right, left + 8, WIDTH - 20)
     bottom = height - 34
     body = ""
     for value in x.ticks():

@@ -15,14 +15,21 @@ Taken = Mapping[str, Any]
 def with_sweep(page: str, taken: Taken, *, command: str) -> str:
     """The page with what the sweep took.
 
-    `taken`: `training`, `stages`, `machines` and `commits`, as `flows.sweep_footprint` tells them.
+    `taken`: `training`, `stages`, `machines`, `commits` and `reports`, as `flows.sweep_footprint`
+    tells them.
     """
     return filled(page, SLOT, sweep_blocks(taken, command=command))
 
 
 def sweep_blocks(taken: Taken, *, command: str) -> list[Block]:
-    """What training took at each point, what all stages took, and how to make it again."""
-    return [_training(taken["training"]), _stages(taken["stages"]), again(taken, command)]
+    """What training took at each point, what all stages took, how to make it again, and where each
+    trial's own page is."""
+    return [
+        _training(taken["training"]),
+        _stages(taken["stages"]),
+        again(taken, command),
+        _reports(taken["reports"]),
+    ]
 
 
 def _training(trained: Sequence[Taken]) -> Block:
@@ -64,3 +71,12 @@ def _stages(stages: Sequence[Taken]) -> Block:
     )
     header = ["stage", "asked for", "computed", "seconds in all"]
     return Block("Stages of all trials", words, header, rows, under=True)
+
+
+def _reports(reports: Mapping[str, str]) -> Block:
+    words = (
+        "Labels, importances, regions and curves are on each trial's own page, which `lorapar "
+        "artifacts export DIGEST DIR` writes."
+    )
+    rows = [[trial, digest] for trial, digest in reports.items()]
+    return Block("Every trial's report", words, ["trial", "sha256"], rows, under=True)

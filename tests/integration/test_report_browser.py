@@ -14,8 +14,10 @@ import chromium
 import pytest
 from chromium import Browser, browsing
 from tiny_report import HOSTILE, report
+from tiny_sweep import Swept
 
 from lorapar_core.report_run import with_run
+from lorapar_core.sweep_run import with_sweep
 
 pytestmark = pytest.mark.skipif(chromium.found() is None, reason="no Chromium on this machine")
 REGIONS = ("s1_only", "s2_only", "shared", "rest")
@@ -25,6 +27,17 @@ TAKEN = {
     "machines": [{"processor": HOSTILE, "libraries": {"torch": HOSTILE}}],
     "commits": [],
     "artifacts": {HOSTILE: "0" * 64},
+}
+
+
+SWEEP_TAKEN = {
+    "training": [
+        {"point": HOSTILE, "stage": "sft", "trials": 2, "elements": 9, "active_elements": 4}
+    ],
+    "stages": [{"stage": "moments", "asked": 152, "computed": 16, "seconds": 44.4}],
+    "machines": [{"processor": HOSTILE, "libraries": {"torch": HOSTILE}}],
+    "commits": [],
+    "reports": {HOSTILE: "0" * 64},
 }
 
 
@@ -44,6 +57,24 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     html = with_run((out / "report.html").read_text(), TAKEN, command=f"lorapar run {HOSTILE}")
     (folder / "page.html").write_text(html)
     return folder / "page.html"
+
+
+@pytest.fixture(scope="module")
+def sweep_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep's page, likewise."""
+    folder = tmp_path_factory.mktemp("sweep")
+    swept = Swept(folder, "shared", seeds=(0, 1))
+    swept.fill({label: 0.1 + k / 12 for k, label in enumerate(swept.labels)}).compare()
+    html = (folder / "out" / "report.html").read_text()
+    page = folder / "page.html"
+    page.write_text(with_sweep(html, SWEEP_TAKEN, command=f"lorapar sweep shared {HOSTILE}"))
+    return page
+
+
+@pytest.fixture(params=["page", "sweep_page"])
+def either(request: pytest.FixtureRequest) -> Path:
+    found: Path = request.getfixturevalue(request.param)
+    return found
 
 
 def numbers(browser: Browser) -> dict[str, str]:
@@ -130,6 +161,22 @@ def test_it_calls_nobody_and_breaks_no_rule_of_its_policy(browser: Browser, page
     assert browser.value("getComputedStyle(document.querySelector('.told')).display") == "grid"
 
 
+def test_a_sweeps_page_calls_nobody_and_is_drawn(browser: Browser, sweep_page: Path) -> None:
+    browser.open(sweep_page)
+    requests = [event["request"]["url"] for event in browser.seen("Network.requestWillBeSent")]
+    assert set(requests) == {sweep_page.as_uri()}
+    assert not browser.seen("Page.javascriptDialogOpening")
+    assert not browser.seen("Runtime.exceptionThrown")
+    assert not browser.seen("Log.entryAdded")
+    assert browser.value("document.querySelectorAll('figure svg').length") == 2
+    beyond = (
+        "[...document.querySelectorAll('svg text')].filter(t => {const b = t.getBBox(), "
+        "s = t.ownerSVGElement.viewBox.baseVal; return b.x < 0 || b.x + b.width > s.width})"
+        ".map(t => t.textContent).join()"
+    )
+    assert browser.value(beyond) == ""
+
+
 def test_a_script_that_slipped_in_would_not_run(browser: Browser, page: Path) -> None:
     """Were something not escaped after all."""
     text = page.read_text().replace("<h1>", "<script>window.slipped = 1</script><h1>", 1)
@@ -143,7 +190,7 @@ def test_a_script_that_slipped_in_would_not_run(browser: Browser, page: Path) ->
 
 
 @pytest.mark.parametrize("width", [360, 1200])
-def test_nothing_stands_beyond_the_page(browser: Browser, page: Path, width: int) -> None:
+def test_nothing_stands_beyond_the_page(browser: Browser, either: Path, width: int) -> None:
     browser.call(
         "Emulation.setDeviceMetricsOverride",
         width=width,
@@ -151,19 +198,19 @@ def test_nothing_stands_beyond_the_page(browser: Browser, page: Path, width: int
         deviceScaleFactor=1,
         mobile=False,
     )
-    browser.open(page)
+    browser.open(either)
     assert browser.value("document.documentElement.scrollWidth") <= width
 
 
-def test_light_and_dark_differ_and_can_be_read(browser: Browser, page: Path) -> None:
+def test_light_and_dark_differ_and_can_be_read(browser: Browser, either: Path) -> None:
     """WCAG's contrast of text, at least 4.5."""
     for theme in ("light", "dark"):
         feature = {"name": "prefers-color-scheme", "value": theme}
         browser.call("Emulation.setEmulatedMedia", features=[feature])
-        browser.open(page)
+        browser.open(either)
         paper = browser.value("getComputedStyle(document.body).backgroundColor")
         assert (luminance(paper) > 0.5) is (theme == "light")
-        for part in ("body", "header p", "figcaption", "th", "nav a"):
+        for part in ("body", ".facts dt", "figcaption", "th", "nav a"):
             ink = browser.value(f"getComputedStyle(document.querySelector('{part}')).color")
             high, low = sorted((luminance(ink), luminance(paper)), reverse=True)
             assert (high + 0.05) / (low + 0.05) >= 4.5, (theme, part)

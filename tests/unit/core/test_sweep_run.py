@@ -25,15 +25,17 @@ SHARED = {"stage": "moments", "asked": 152, "computed": 16, "seconds": 44.44}
 
 
 def taken(**parts: Any) -> dict[str, Any]:
-    return {"training": [TRAINED], "stages": [SHARED], "machines": [], "commits": [], **parts}
+    empty = {"machines": [], "commits": [], "reports": {"theta 0.9, seed 0": "0" * 64}}
+    return {**empty, "training": [TRAINED], "stages": [SHARED], **parts}
 
 
 def test_training_is_told_by_point_and_stages_by_how_often_they_were_computed() -> None:
-    training, stages, _ = sweep_blocks(taken(), command="")
+    training, stages, _, reports = sweep_blocks(taken(), command="")
     assert training.rows == [
         ["theta 0.9", "sft", "3", "12.2", "910", "512", "250 (25.0 %)", "1.00"]
     ]
     assert stages.rows == [["moments", "152", "16", "44.4"]]
+    assert reports.rows == [["theta 0.9, seed 0", "0" * 64]]
 
 
 def test_what_no_record_tells_is_a_dash_and_a_gpu_has_a_column() -> None:
