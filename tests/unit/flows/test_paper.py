@@ -14,8 +14,10 @@ from flows import cli, paper
 from flows.paper import cells, groups, recipe_of
 from flows.pipeline import stage_names
 from flows.plan import plan
+from flows.sweeps import SWEEPS, Point
 from lorapar_core.errors import ConfigError
 from lorapar_core.methods import expanded
+from lorapar_core.paper_sweeps import paper_figures
 
 CELLS = cells()
 
@@ -152,3 +154,43 @@ def test_the_command_takes_a_cell_and_lists_them(
     assert [line.split()[0] for line in listed[2:]] == list(CELLS)
     assert cli.main(["plan", "table1/on", *store]) == 2
     assert "did you mean table1/one?" in capsys.readouterr().err
+
+
+LABELS = {
+    "one teacher, no role play": ["table1/one-without-role-play"],
+    "one teacher": ["table1/one"],
+    "3 teachers": ["table1/three"],
+    "5 teachers": ["table1/five"],
+    "random partition": ["table1/random"],
+    "SFT then RL": ["table7/sft-then-rl"],
+    "RL then SFT": ["table7/rl-then-sft"],
+}
+
+
+def cells_of(sweep: str, point: Point) -> list[str]:
+    """The cells that a point of a sweep of the paper's recipe is; none where the paper has none."""
+    values = point.values
+    if sweep == "theta":
+        name = f"table3/QKVGUD/{values['theta']:g}"
+        named = [name + ("/random" if values["elements"] == "random" else "")]
+    elif sweep == "modules":
+        named = [f"table3/{point.label}/0.9"]
+    elif sweep == "shared":
+        named = [f"table2/alpha-{values['alpha']:g}/beta-{values['beta']:g}"]
+    elif sweep == "baselines":
+        tables = ("table4/gsm8k", "table6")
+        ends = ("", "/1-epoch", "/2-epochs")
+        named = [f"{table}/{point.label}{end}" for table in tables for end in ends]
+    else:
+        named = LABELS[point.label]
+    return [name for name in named if name in CELLS]
+
+
+@pytest.mark.parametrize("sweep", SWEEPS)
+def test_a_sweep_shows_the_figures_of_the_tables(sweep: str) -> None:
+    points = SWEEPS[sweep].points(recipe_of("gsm8k-llama2-7b"))
+    for point in points:
+        expected = [v for c in cells_of(sweep, point) for v in CELLS[c][1].figures.values()]
+        shown = paper_figures(sweep, point.label, point.values, theta=0.9, modules="QKVGUD")
+        assert list(shown) == expected, point.label
+    assert any(cells_of(sweep, point) for point in points)
