@@ -3,15 +3,16 @@
 The parent creates runs of `lorapar/full` with sparse parameters, a few at a time, and waits; any
 worker that sees the store takes them, and each fails, is retried and resumes alone. A trial's run
 is found again by an idempotency key made of the parent's id and the trial's name: a parent that is
-tried again takes finished trials as they are, waits for those under way, and has those that failed
-tried again. At the end it compares what is in the store, and fails if a trial is missing, so that
-it can be retried. A parent that is cancelled cancels the trials under way.
+tried again takes finished trials as they are, waits for those under way, and has those tried again
+that failed or whose results are no longer whole in the store. At the end it compares what is in the
+store, has carried out once more what it finds corrupt or gone there, and fails if a trial is
+missing, so that it can be retried. A parent that is cancelled cancels the trials under way.
 """
 
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 from uuid import UUID
 
 from prefect import flow
@@ -45,12 +46,13 @@ from flows.deployed import (
     SftFields,
     VotingFields,
 )
-from flows.gathering import gathered, told
+from flows.gathering import gathered, is_done, told
+from flows.healing import healing
 from flows.local_sweep import RUNTIME, failed_line, summary_of
 from flows.requirements import check
 from flows.sparse import given
 from flows.sweep_tables import sweep_tables
-from flows.sweeps import Trial, sweep_named, trials
+from flows.sweeps import Sweep, Trial, sweep_named, trials
 from lorapar_core.config import Recipe, StageConfig, TeacherConfig
 from lorapar_core.errors import StageFailed
 from lorapar_core.recipe import merge
@@ -64,46 +66,63 @@ SweepName = Literal["theta", "shared", "modules", "labels", "order", "baselines"
 class Trials:
     """Carries trials out as flow runs, `at_once` at a time."""
 
-    def __init__(self, found: Sequence[Trial], *, recipe: str, parent: UUID, at_once: int) -> None:
+    def __init__(
+        self, found: Sequence[Trial], *, recipe: str, parent: UUID, at_once: int, store: Store
+    ) -> None:
         self._waiting = deque(found)
         self._recipe = recipe
         self._parent = parent
         self._at_once = at_once
+        self._store = store
+        self._runs: dict[Trial, UUID] = {}
         self._under_way: dict[UUID, Trial] = {}
         self._failed: dict[UUID, Trial] = {}
         self._log = get_run_logger()
 
     def carry_out(self) -> dict[str, str]:
-        """Wait for every trial; returns the names of those that failed, with what they ended on."""
+        """Wait for every trial; returns the names of those that failed, with what they ended on.
+
+        One that finished and is not in the store is carried out once more. Called again, it looks
+        for those alone.
+        """
+        repeated: set[Trial] = set()
         with get_client(sync_client=True) as client:
-            while self._waiting or self._under_way:
+            while self._waiting or self._under_way or self._take_up(client, repeated):
                 while self._waiting and len(self._under_way) < self._at_once:
                     self._begin(client, self._waiting.popleft())
                 time.sleep(POLL_S)
                 for run_id in list(self._under_way):
                     self._look_at(client, run_id)
-                if not self._waiting and not self._under_way:
-                    self._take_up_retried(client)
             return {
                 trial.name: _ending(client.read_flow_run(run_id))
                 for run_id, trial in self._failed.items()
             }
 
     def _begin(self, client: SyncPrefectClient, trial: Trial) -> None:
-        """Create the trial's run, or find it again; one that failed before is tried again."""
-        run: Any = run_deployment(
+        """Create the trial's run, or find it again; one that failed before is tried again, and so
+        is one whose results are not in the store."""
+        run = self._run_of(client, trial)
+        self._under_way[run.id] = trial
+        self._runs[trial] = run.id
+        if run.state is None or not run.state.is_final():
+            return
+        if not (run.state.is_completed() and is_done(trial, self._store)):
+            # As `prefect flow-run retry` does.
+            state: State[Any] = Scheduled(message="retried with its sweep")
+            client.set_flow_run_state(run.id, state, force=True)
+            self._log.info("%s: tried again", trial.name)
+
+    def _run_of(self, client: SyncPrefectClient, trial: Trial) -> FlowRun:
+        if trial in self._runs:
+            return client.read_flow_run(self._runs[trial])
+        run = run_deployment(
             FULL,
             parameters={"recipe": self._recipe, **trial.sections},
             timeout=0,
             tags=[_tag(self._parent), trial.name],
             idempotency_key=f"{self._parent}/{trial.name}",
         )
-        self._under_way[run.id] = trial
-        if run.state and run.state.is_final() and not run.state.is_completed():
-            # As `prefect flow-run retry` does.
-            state: State[Any] = Scheduled(message="retried with its sweep")
-            client.set_flow_run_state(run.id, state, force=True)
-            self._log.info("%s: tried again", trial.name)
+        return cast(FlowRun, run)
 
     def _look_at(self, client: SyncPrefectClient, run_id: UUID) -> None:
         run = client.read_flow_run(run_id)
@@ -116,12 +135,28 @@ class Trials:
             self._failed[run_id] = trial
             self._log.warning("%s: %s", trial.name, _ending(run))
 
+    def _take_up(self, client: SyncPrefectClient, repeated: set[Trial]) -> bool:
+        """When all have ended: whether there is more to do."""
+        self._take_up_retried(client)
+        self._take_up_lost(repeated)
+        return bool(self._waiting or self._under_way)
+
     def _take_up_retried(self, client: SyncPrefectClient) -> None:
         """Somebody may have retried a trial that failed while others were under way."""
         for run_id in list(self._failed):
             run = client.read_flow_run(run_id)
             if run.state and (run.state.is_completed() or not run.state.is_final()):
                 self._under_way[run_id] = self._failed.pop(run_id)
+
+    def _take_up_lost(self, repeated: set[Trial]) -> None:
+        """Those that finished and are not in the store wait to be carried out again, each once."""
+        others = {*self._under_way, *self._failed}
+        for trial, run_id in self._runs.items():
+            if run_id in others or trial in repeated or is_done(trial, self._store):
+                continue
+            self._log.warning("%s: finished, but its results are not in the store", trial.name)
+            repeated.add(trial)
+            self._waiting.append(trial)
 
 
 def _ending(run: FlowRun) -> str:
@@ -195,21 +230,28 @@ def _sweep(
     found = trials(definition, recipe, seeds=seeds, overrides=overrides)
     for trial in found:
         check(trial.recipe, runs=False)
+    command = sweep_command(sweep, recipe, given(sections), seeds=seeds, only=[])
     store = Store.open()
     started = time.monotonic()
-    failed = Trials(found, recipe=recipe, parent=_run_id(), at_once=max(1, at_once)).carry_out()
+    carried = Trials(found, recipe=recipe, parent=_run_id(), at_once=max(1, at_once), store=store)
+    with Children(found[0].recipe.runtime) as children:
+        runner = PrefectRunner(found[0].recipe, store=store, children=children)
+        summary = healing(lambda: _attempt(definition, found, carried, runner, command))
+    summary["seconds"] = round(time.monotonic() - started, 1)
+    return _publish(summary, found[0].recipe, store)
+
+
+def _attempt(
+    sweep: Sweep, found: Sequence[Trial], carried: Trials, runner: PrefectRunner, command: str
+) -> dict[str, Any]:
+    failed = carried.carry_out()
     if len(failed) == len(found):
         name, why = next(iter(failed.items()))
         raise StageFailed(f"all {len(found)} trials failed; {name}: {why}")
-    comparison = gathered(definition, found, store)
-    with Children(found[0].recipe.runtime) as children:
-        runner = PrefectRunner(found[0].recipe, store=store, children=children)
-        outcome = runner.submit(comparison.action).result()
-    command = sweep_command(definition.name, recipe, given(sections), seeds=seeds, only=[])
-    summary = summary_of(definition, found, comparison, outcome, store=store, command=command)
-    summary["failed"] = told(comparison, failed)
-    summary["seconds"] = round(time.monotonic() - started, 1)
-    return _publish(summary, found[0].recipe, store)
+    comparison = gathered(sweep, found, runner.store)
+    outcome = runner.submit(comparison.action).result()
+    summary = summary_of(sweep, found, comparison, outcome, store=runner.store, command=command)
+    return {**summary, "failed": told(comparison, failed)}
 
 
 def _run_id() -> UUID:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from artifacts import Store
+from artifacts import CorruptObject, MissingObject, Store
 from flows.pipeline import Result, pipeline
 from flows.plan import PlanRunner
 from flows.sweeps import Sweep, Trial
@@ -64,6 +64,14 @@ def gathered(sweep: Sweep, trials: Sequence[Trial], store: Store) -> Gathered:
     )
     lost = tuple(trial for trial in trials if trial not in found)
     return Gathered(action, done=found, lost=lost)
+
+
+def is_done(trial: Trial, store: Store) -> bool:
+    """Whether a trial counts; what is found corrupt on the way is in quarantine then."""
+    try:
+        return _done(trial, store) is not None
+    except (CorruptObject, MissingObject):
+        return False
 
 
 def _done(trial: Trial, store: Store) -> Result | None:
