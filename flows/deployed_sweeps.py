@@ -174,6 +174,7 @@ def _sweep(
     recipe: str = "lab",
     seeds: list[int] = [0, 1, 2],  # noqa: B006  Prefect shows it, nobody changes it
     at_once: int = 2,
+    only: list[str] = [],  # noqa: B006
     data: DataFields | None = None,  # type: ignore[valid-type]
     teachers: list[TeacherConfig] | None = None,
     voting: VotingFields | None = None,  # type: ignore[valid-type]
@@ -196,6 +197,7 @@ def _sweep(
             sparse, hold for every trial, and can't change what the sweep varies.
         seeds: of initialization, scoring, partition and training; data and votes stay.
         at_once: trials under way side by side, on all workers together.
+        only: the sweep's points of these labels; all of them, if there are none.
         data: what is learned from, and what is tested on.
         teachers: who votes; replaces the recipe's list whole.
         voting: how votes become labels.
@@ -227,10 +229,10 @@ def _sweep(
     }
     definition = sweep_named(sweep)
     overrides = merge({"runtime": {"threads": RUNTIME["threads"]}}, given(sections))
-    found = trials(definition, recipe, seeds=seeds, overrides=overrides)
+    found = trials(definition, recipe, seeds=seeds, overrides=overrides, only=only)
     for trial in found:
         check(trial.recipe, runs=False)
-    command = sweep_command(sweep, recipe, given(sections), seeds=seeds, only=[])
+    command = sweep_command(sweep, recipe, given(sections), seeds=seeds, only=only)
     store = Store.open()
     started = time.monotonic()
     carried = Trials(found, recipe=recipe, parent=_run_id(), at_once=max(1, at_once), store=store)

@@ -18,6 +18,7 @@ from artifacts import Store
 from flows import deployed_sweeps
 from flows.deployed_sweeps import Trials
 from flows.sweeps import SWEEPS, Trial, trials
+from lorapar_core.errors import ConfigError
 
 FAILS, SUCCEEDS = Failed(), Completed()
 
@@ -134,3 +135,8 @@ def test_what_failed_is_not_begun_again_for_what_was_lost(
     server.kept.discard(names[0])
     assert made.carry_out() == failed
     assert server.begun == [names[0]]
+
+
+def test_a_point_that_there_isnt_is_named_before_any_work() -> None:
+    with pytest.raises(ConfigError, match=r"has no point 'theta 0\.35'"):
+        deployed_sweeps.sweep.fn(sweep="theta", recipe="demo", only=["theta 0.35"])
