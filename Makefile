@@ -83,14 +83,14 @@ lint: $(READY)
 lab: $(READY)
 	@$(PY) -m deployments.lab.results
 
-# Over an hour on two cores. SVAMP: a clone of https://github.com/arkilpatel/SVAMP.
+# Over an hour on two cores. SVAMP: a clone of https://github.com/arkilpatel/SVAMP, at 689d7cc.
 WORDS := deployments/word_problems
 METHODS := lora-par lora pissa random
 word-problems: $(DEMO_READY)
 	@test -d "$(SVAMP)" || { echo "word-problems: give SVAMP=DIR, a clone of" \
 	  "https://github.com/arkilpatel/SVAMP" >&2; exit 1; }
 	@$(PY) -m deployments.word_problems.rows "$(SVAMP)"
-	@$(VENV)/bin/lorapar sweep baselines $(WORDS)/recipe.yaml $(addprefix --point ,$(METHODS)) \
+	@$(VENV)/bin/lorapar sweep baselines $(WORDS)/word-problems.yaml $(addprefix --point ,$(METHODS)) \
 	  --markdown $(WORDS)/RESULTS.md
 
 # One at a time: each has the machine to itself.

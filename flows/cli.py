@@ -104,7 +104,10 @@ def _add_sweep(commands: Any) -> None:
     )
     sub.add_argument("--store", help="where artifacts are kept (default: $LORAPAR_STORE)")
     sub.add_argument(
-        "--markdown", type=Path, metavar="FILE", help="write the page's tables there as well"
+        "--markdown",
+        type=Path,
+        metavar="FILE",
+        help="write the page's tables and the command there as well",
     )
     sub.add_argument("--json", action="store_true", help="end with one JSON object")
     sub.set_defaults(command=_sweep)
@@ -210,13 +213,12 @@ def _say_the_papers(options: argparse.Namespace) -> None:
 def _sweep(options: argparse.Namespace) -> int:
     from flows.command import sweep_command
     from flows.local import say_on_stderr
-    from flows.local_sweep import failed_line, run_sweep, with_runtime
+    from flows.local_sweep import run_sweep, with_runtime
+    from flows.sweep_summary import failed_line
     from flows.sweep_tables import sweep_tables
 
-    if options.markdown and not options.markdown.parent.is_dir():
-        raise ConfigError(
-            f"--markdown {options.markdown}: no such folder; make it, or give another"
-        )
+    if options.markdown:
+        _require_writable(options.markdown)
     sweep, seeds, only = sweep_named(options.sweep), options.seeds, options.point
     given = parse_assignments(options.set)
     found = trials(sweep, options.recipe, seeds=seeds, overrides=with_runtime(given), only=only)
@@ -226,18 +228,28 @@ def _sweep(options: argparse.Namespace) -> int:
     with ending_in_order():
         summary = run_sweep(sweep, found, store=store, say=say_on_stderr, command=command)
     summary["seconds"] = round(time.monotonic() - started, 1)
-    if options.markdown:
-        tables = Path(summary["markdown"]).read_bytes()
-        write_whole(options.markdown, tables, tmp=options.markdown.parent)
     name = f"sweep-{sweep.name}-{summary['recipe'][:40]}"
     store.write_run(f"{name}-{int(time.time())}-{os.urandom(2).hex()}", summary)
     if options.json:
         print(json.dumps(summary))
     else:
         print(f"{sweep_tables(summary['results'])}\n\nreport   {summary['report']}")
+    if options.markdown:
+        text = f"{Path(summary['markdown']).read_text()}\nMade by `{command}`.\n"
+        write_whole(options.markdown, text.encode(), tmp=options.markdown.parent)
     if failed := failed_line(summary):
         print(f"lorapar: {failed}; the same command goes on with them", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _require_writable(file: Path) -> None:
+    """Refuse, before hours of work, what can't be written at their end.
+
+    Raises:
+        ConfigError: as said.
+    """
+    if file.is_dir() or not file.parent.is_dir() or not os.access(file.parent, os.W_OK):
+        raise ConfigError(f"--markdown {file} can't be written; give a file in a folder of yours")
 
 
 def _plan(options: argparse.Namespace) -> int:

@@ -46,11 +46,12 @@ from flows.deployed import (
     SftFields,
     VotingFields,
 )
-from flows.gathering import gathered, is_done, told
+from flows.gathering import is_done
 from flows.healing import healing
-from flows.local_sweep import RUNTIME, failed_line, summary_of
+from flows.local_sweep import RUNTIME
 from flows.requirements import check
 from flows.sparse import given
+from flows.sweep_summary import compared, failed_line
 from flows.sweep_tables import sweep_tables
 from flows.sweeps import Sweep, Trial, sweep_named, trials
 from lorapar_core.config import Recipe, StageConfig, TeacherConfig
@@ -77,6 +78,7 @@ class Trials:
         self._runs: dict[Trial, UUID] = {}
         self._under_way: dict[UUID, Trial] = {}
         self._failed: dict[UUID, Trial] = {}
+        self._repeated: set[Trial] = set()
         self._log = get_run_logger()
 
     def carry_out(self) -> dict[str, str]:
@@ -85,9 +87,9 @@ class Trials:
         One that finished and is not in the store is carried out once more. Called again, it looks
         for those alone.
         """
-        repeated: set[Trial] = set()
+        self._repeated.clear()
         with get_client(sync_client=True) as client:
-            while self._waiting or self._under_way or self._take_up(client, repeated):
+            while self._waiting or self._under_way or self._take_up(client):
                 while self._waiting and len(self._under_way) < self._at_once:
                     self._begin(client, self._waiting.popleft())
                 time.sleep(POLL_S)
@@ -110,6 +112,7 @@ class Trials:
             # As `prefect flow-run retry` does.
             state: State[Any] = Scheduled(message="retried with its sweep")
             client.set_flow_run_state(run.id, state, force=True)
+            self._repeated.add(trial)
             self._log.info("%s: tried again", trial.name)
 
     def _run_of(self, client: SyncPrefectClient, trial: Trial) -> FlowRun:
@@ -135,10 +138,10 @@ class Trials:
             self._failed[run_id] = trial
             self._log.warning("%s: %s", trial.name, _ending(run))
 
-    def _take_up(self, client: SyncPrefectClient, repeated: set[Trial]) -> bool:
+    def _take_up(self, client: SyncPrefectClient) -> bool:
         """When all have ended: whether there is more to do."""
         self._take_up_retried(client)
-        self._take_up_lost(repeated)
+        self._take_up_lost()
         return bool(self._waiting or self._under_way)
 
     def _take_up_retried(self, client: SyncPrefectClient) -> None:
@@ -148,14 +151,13 @@ class Trials:
             if run.state and (run.state.is_completed() or not run.state.is_final()):
                 self._under_way[run_id] = self._failed.pop(run_id)
 
-    def _take_up_lost(self, repeated: set[Trial]) -> None:
+    def _take_up_lost(self) -> None:
         """Those that finished and are not in the store wait to be carried out again, each once."""
         others = {*self._under_way, *self._failed}
         for trial, run_id in self._runs.items():
-            if run_id in others or trial in repeated or is_done(trial, self._store):
+            if run_id in others or trial in self._repeated or is_done(trial, self._store):
                 continue
             self._log.warning("%s: finished, but its results are not in the store", trial.name)
-            repeated.add(trial)
             self._waiting.append(trial)
 
 
@@ -247,13 +249,7 @@ def _attempt(
     sweep: Sweep, found: Sequence[Trial], carried: Trials, runner: PrefectRunner, command: str
 ) -> dict[str, Any]:
     failed = carried.carry_out()
-    if len(failed) == len(found):
-        name, why = next(iter(failed.items()))
-        raise StageFailed(f"all {len(found)} trials failed; {name}: {why}")
-    comparison = gathered(sweep, found, runner.store)
-    outcome = runner.submit(comparison.action).result()
-    summary = summary_of(sweep, found, comparison, outcome, store=runner.store, command=command)
-    return {**summary, "failed": told(comparison, failed)}
+    return compared(sweep, found, failed, runner=runner, command=command)
 
 
 def _run_id() -> UUID:

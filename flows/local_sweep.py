@@ -10,27 +10,22 @@ import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from artifacts import Ref, Store, StoreError
-from artifacts.durable import write_whole
-from flows.gathering import Gathered, gathered, told
 from flows.healing import healing
 from flows.local import LocalRunner, Say
 from flows.pipeline import Result, pipeline
 from flows.requirements import check
-from flows.sweep_footprint import sweep_footprint
+from flows.sweep_summary import compared
 from flows.sweeps import Sweep, Trial
-from lorapar_core.errors import LoraparError, StageFailed
+from lorapar_core.errors import LoraparError
 from lorapar_core.recipe import merge
-from lorapar_core.sweep_run import with_sweep
 from tasks.action import Action, Outcome
 from tasks.stage import look_up
 
 RUNTIME = {"child": "resident", "children": 2, "threads": 1}
 """Many small stages side by side are done sooner than one after another with all threads each."""
-MOST_TOLD = 3
 
 
 def with_runtime(overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -39,7 +34,7 @@ def with_runtime(overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def run_sweep(
-    sweep: Sweep, trials: Sequence[Trial], *, store: Store, say: Say, command: str = ""
+    sweep: Sweep, trials: Sequence[Trial], *, store: Store, say: Say, command: str
 ) -> dict[str, Any]:
     """Carry out all trials and compare them; returns the summary. `command` makes the sweep again.
 
@@ -77,12 +72,7 @@ def _attempt(
     for trial, future in zip(trials, futures, strict=True):
         if error := future.result():
             failed[trial.name] = error
-    if len(failed) == len(trials):
-        raise StageFailed(f"all {len(trials)} trials failed; {_first(failed)}")
-    found = gathered(sweep, trials, runner.store)
-    outcome = runner.submit(found.action).result()
-    summary = summary_of(sweep, trials, found, outcome, store=runner.store, command=command)
-    return {**summary, "failed": told(found, failed)}
+    return compared(sweep, trials, failed, runner=runner, command=command)
 
 
 def _carry_out(trial: Trial, runner: LocalRunner, progress: _Progress) -> str:
@@ -142,52 +132,3 @@ class _Trial:
 
     def _say(self, line: str) -> None:
         self.progress.say(f"{self.trial.name}: {line}")
-
-
-def summary_of(
-    sweep: Sweep,
-    trials: Sequence[Trial],
-    found: Gathered,
-    compared: Outcome,
-    *,
-    store: Store,
-    command: str,
-) -> dict[str, Any]:
-    """What a sweep came to, as plain values: its results and where its page is. It is written."""
-    roles = compared.outputs
-    return {
-        "sweep": sweep.name,
-        "recipe": trials[0].recipe.name,
-        "trials": len(trials),
-        "artifacts": {f"{compared.name}/{role}": ref.digest for role, ref in roles.items()},
-        "results": store.read_json(roles["results.json"]),
-        "report": str(_page(store, roles["report.html"], found, command)),
-        "markdown": str(store.path(roles["report.md"])),
-    }
-
-
-def _page(store: Store, report: Ref, found: Gathered, command: str) -> Path:
-    """The page with what this sweep took, under a name that a browser opens."""
-    page = store.root / "runs" / f"{report.digest[:16]}.html"
-    taken = sweep_footprint(found.done, store=store)
-    text = with_sweep(store.path(report).read_text(encoding="utf-8"), taken, command=command)
-    write_whole(page, text.encode(), tmp=store.root / "tmp")
-    return page
-
-
-def failed_line(summary: Mapping[str, Any]) -> str:
-    """Which trials failed and why, on one line; empty if none did."""
-    failed = summary["failed"]
-    if not failed:
-        return ""
-    return (
-        f"{len(failed)} of {summary['trials']} trials failed, the others are kept and compared; "
-        + _first({one["trial"]: one["error"] for one in failed})
-    )
-
-
-def _first(failed: Mapping[str, str]) -> str:
-    """The first few, and how many more there are."""
-    each = "; ".join(f"{name}: {error}" for name, error in list(failed.items())[:MOST_TOLD])
-    more = len(failed) - MOST_TOLD
-    return each + (f"; and {more} more" if more > 0 else "")

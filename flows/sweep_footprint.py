@@ -11,15 +11,15 @@ from flows.footprint import commits_of, machines_of, recorded, stage_footprint
 from flows.pipeline import Result
 from flows.sweeps import Trial
 
-_MEANS = ("seconds", "tokens_per_second")
-_HIGHEST = ("peak_bytes", "peak_gpu_bytes", "optimizer_bytes")
-_COUNTS = ("elements", "active_elements")
+_MEANS = ("seconds", "tokens_per_second", "optimizer_bytes", "elements", "active_elements")
+_HIGHEST = ("peak_bytes", "peak_gpu_bytes")
 TRAINING = ("sft", "grpo")
 
 
 def sweep_footprint(found: Mapping[Trial, Result], *, store: Store) -> dict[str, Any]:
-    """Plain values: `training` by point and stage, `stages` by kind, `machines`, `commits`, and
-    `reports` (trial -> digest of its page).
+    """Plain values: `training` by point and stage, `stages` by kind, `machines`, `commits`,
+    `recipe` (the first trial's, as its report tells it), and `reports` (trial -> digest of its
+    page).
 
     `found`: finished trials, and what is in the store of each.
     """
@@ -33,7 +33,7 @@ def sweep_footprint(found: Mapping[Trial, Result], *, store: Store) -> dict[str,
             if record.stage in TRAINING:
                 place = (trial.point.label, outcome.name)
                 training.setdefault(place, []).append(stage_footprint(outcome, record))
-    seconds = {key: record.provenance.get("seconds") or 0.0 for key, record in records.items()}
+    seconds = {key: record.provenance.get("seconds") for key, record in records.items()}
     return {
         "training": [
             {"point": point, "stage": stage, **_mean(each)}
@@ -44,12 +44,13 @@ def sweep_footprint(found: Mapping[Trial, Result], *, store: Store) -> dict[str,
                 "stage": stage,
                 "asked": len(keys),
                 "computed": len(set(keys)),
-                "seconds": round(sum(seconds[key] for key in set(keys)), 1),
+                "seconds": _sum([seconds[key] for key in set(keys)]),
             }
             for stage, keys in asked.items()
         ],
         "machines": machines_of(records.values()),
         "commits": commits_of(records.values()),
+        "recipe": next((r.config["recipe"] for r in records.values() if r.stage == "report"), {}),
         "reports": {
             trial.name: result.report.digest
             for trial, result in found.items()
@@ -58,16 +59,19 @@ def sweep_footprint(found: Mapping[Trial, Result], *, store: Store) -> dict[str,
     }
 
 
+def _sum(seconds: Sequence[float | None]) -> float | None:
+    """None where a record doesn't tell."""
+    known = [value for value in seconds if value is not None]
+    return round(sum(known), 1) if len(known) == len(seconds) else None
+
+
 def _mean(each: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Of several trials' figures; what none of them tells is left out."""
     found: dict[str, Any] = {"trials": len(each)}
-    for names, together in ((_MEANS, fmean), (_HIGHEST, max), (_COUNTS, _rounded_mean)):
+    found["went_on"] = sum(bool(figures["went_on"]) for figures in each)
+    for names, together in ((_MEANS, fmean), (_HIGHEST, max)):
         for name in names:
             told = [figures[name] for figures in each if figures.get(name) is not None]
             if told:
                 found[name] = together(told)
     return found
-
-
-def _rounded_mean(values: Sequence[int]) -> int:
-    return round(fmean(values))

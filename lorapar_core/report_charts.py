@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from lorapar_core.report_block import Html
 
 WIDTH = 360
 LOOKS = ("a", "b", "c", "d", "e")
+LONGEST_NAME = 36
+"""Letters of a row's name."""
 MOST_POINTS = 300
 """Of a line; a longer one is told by means, and the range that they stand for."""
 
@@ -256,51 +258,57 @@ class Interval:
 def intervals(rows: Sequence[Interval], *, label: str, x_label: str) -> Html:
     """Shares with their intervals, a row each; a diamond marks a reference value."""
     height = 20 * len(rows) + 44
-    left = min(200.0, max([120.0] + [8 + 5.3 * len(row.name) for row in rows]))
-    most = max([row.high for row in rows] + [row.reference or 0.0 for row in rows])
+    names = [_short(one.name) for one in rows]
+    left = max(120.0, *(8 + 5.3 * len(name) for name in names), 0.0)
+    most = max([one.high for one in rows] + [one.reference or 0.0 for one in rows])
     right = min(1.0, math.ceil(most * 10 + 0.2) / 10)
     x = Axis(0.0, right, left + 8, WIDTH - 20)
-    bottom = height - 34
-    body = ""
-    for value in x.ticks():
-        place = x.at(value)
-        body += f'<path class="grid" d="M{place:.1f} 6V{bottom}"/>'
-        body += text_at(place, bottom + 14, share(value), anchor="middle")
-    for k, row in enumerate(rows):
-        y = 16 + 20 * k
-        ends = f"M{x.at(row.low):.1f} {y}H{x.at(row.high):.1f}"
-        body += text_at(left, y + 3.5, row.name, anchor="end")
-        body += f'<path class="{row.look} line" d="{ends}"/>'
-        body += dot(x.at(row.value), y, look=row.look, hollow=row.hollow)
-        if row.reference is not None:
-            body += diamond(x.at(row.reference), y, look="paper")
-    body += text_at((x.start + x.end) / 2, height - 4, x_label, anchor="middle", look="name")
+    body = _below(x, 6, height - 34, share)
+    for k, (name, one) in enumerate(zip(names, rows, strict=True)):
+        y = 16.0 + 20 * k
+        body += text_at(left, y + 3.5, name, anchor="end") + _across(one, x, y)
+    middle = (x.start + x.end) / 2
+    body += text_at(middle, height - 4, x_label, anchor="middle", look="name")
     return svg(label, height, body)
 
 
 def differences(rows: Sequence[Interval], *, label: str, x_label: str) -> Html:
-    """Differences of shares, in points of a percent, with their intervals about 0: a name and under
+    """Differences of shares, in percentage points, with their intervals about 0: a name and under
     it its interval; a diamond marks a reference value."""
-    top, each = 6.0, 30.0
-    height = top + each * len(rows) + 36
+    height = 30 * len(rows) + 42
     ends = [v for one in rows for v in (one.low, one.high, one.value, one.reference or 0.0)]
     x = Axis(*span([0.0, *ends], margin=0.04), 12, WIDTH - 12)
     bottom = height - 34
-    body = ""
-    for value in x.ticks():
-        place = x.at(value)
-        body += f'<path class="grid" d="M{place:.1f} {top}V{bottom}"/>'
-        body += text_at(place, bottom + 14, f"{100 * value:+.4g}", anchor="middle")
-    body += f'<path class="cut" d="M{x.at(0.0):.1f} {top}V{bottom}"/>'
+    body = _below(x, 6, bottom, lambda value: f"{100 * value:+.4g}")
+    body += f'<path class="cut" d="M{x.at(0.0):.1f} 6V{bottom}"/>'
     for k, one in enumerate(rows):
-        y = top + each * k + 22
-        body += text_at(12, y - 9, one.name, look="over")
-        body += f'<path class="{one.look} line" d="M{x.at(one.low):.1f} {y}H{x.at(one.high):.1f}"/>'
-        body += dot(x.at(one.value), y, look=one.look, hollow=one.hollow)
-        if one.reference is not None:
-            body += diamond(x.at(one.reference), y, look="paper")
+        y = 28.0 + 30 * k
+        body += text_at(12, y - 9, one.name, look="over") + _across(one, x, y)
     body += text_at(WIDTH / 2, height - 4, x_label, anchor="middle", look="name")
     return svg(label, height, body)
+
+
+def _short(name: str) -> str:
+    """A name that leaves half of the drawing free."""
+    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
+
+
+def _below(x: Axis, top: float, bottom: float, text: Callable[[float], str]) -> str:
+    """The ticks of an axis, with lines through the drawing."""
+    return "".join(
+        f'<path class="grid" d="M{x.at(value):.1f} {top}V{bottom}"/>'
+        + text_at(x.at(value), bottom + 14, text(value), anchor="middle")
+        for value in x.ticks()
+    )
+
+
+def _across(one: Interval, x: Axis, y: float) -> str:
+    """An interval with its value, and the reference."""
+    body = f'<path class="{one.look} line" d="M{x.at(one.low):.1f} {y:g}H{x.at(one.high):.1f}"/>'
+    body += dot(x.at(one.value), y, look=one.look, hollow=one.hollow)
+    if one.reference is not None:
+        body += diamond(x.at(one.reference), y, look="paper")
+    return body
 
 
 @dataclass(frozen=True, slots=True)

@@ -152,9 +152,11 @@ def _as_code(found: re.Match[str]) -> str:
 
 
 def as_markdown(title: str, blocks: Sequence[Block]) -> str:
-    """The page as Markdown tables, without its figures."""
+    """The page as Markdown tables, without its figures and without slots, which nobody fills."""
     parts = [f"# {_in_markdown(title)}"]
     for block in blocks:
+        if block.slot:
+            continue
         parts.append(f"{'###' if block.under else '##'} {_in_markdown(block.title)}")
         if block.words:
             parts.append(_in_markdown(block.words))

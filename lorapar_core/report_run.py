@@ -7,6 +7,7 @@ stands in it. It leaves a place for them, and `with_run` fills it in the copy th
 from __future__ import annotations
 
 import html
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -42,7 +43,7 @@ def run_blocks(taken: Taken, *, command: str) -> list[Block]:
     return [
         *_stages(taken["stages"]),
         *_votes(taken["votes"]),
-        again(taken, command),
+        again(taken, command, of_file=_of_file(command)),
         _artifacts(taken["artifacts"]),
     ]
 
@@ -53,8 +54,8 @@ def _stages(stages: Sequence[Taken]) -> list[Block]:
         [
             stage["name"],
             stage["action"] + (f", went on {n} times" if (n := stage["went_on"]) else ""),
-            number(stage.get("seconds"), "{:,.1f}"),
-            number(stage.get("tokens_per_second"), "{:,.0f}"),
+            or_dash(stage.get("seconds"), "{:,.1f}"),
+            or_dash(stage.get("tokens_per_second"), "{:,.0f}"),
             mebibytes(stage.get("peak_bytes")),
             *([mebibytes(stage.get("peak_gpu_bytes"))] if gpu else []),
             active(stage),
@@ -83,7 +84,7 @@ def active(stage: Taken) -> str:
     if "active_elements" not in stage:
         return "–"
     active, elements = stage["active_elements"], stage["elements"]
-    return f"{active:,} ({100 * active / elements:.1f} %)"
+    return f"{active:,.0f} ({100 * active / elements:.1f} %)"
 
 
 def _votes(votes: Sequence[Taken]) -> list[Block]:
@@ -117,8 +118,9 @@ def _dollars(vote: Taken) -> str:
     return f"{'at least ' if vote['unpriced'] else ''}{vote['usd']:.4f}"
 
 
-def again(taken: Taken, command: str) -> Block:
-    """The command, and the commits, machines and libraries that the records name."""
+def again(taken: Taken, command: str, *, of_file: bool) -> Block:
+    """The command, and the commits, machines and libraries that the records name. `of_file`: the
+    command names a recipe's file."""
     said = []
     if command:
         said.append(_code(command))
@@ -133,9 +135,13 @@ def again(taken: Taken, command: str) -> Block:
         rows.append(["machine", hardware])
         rows.append(["libraries", libraries])
     words = "The same command makes this page again, or, from the same store, shows it at once."
-    if any(word.endswith((".yaml", ".yml")) for word in command.split()[2:4]):
+    if of_file:
         words += " Its recipe is a file of whoever ran it; all its fields stand under Recipe."
     return Block("Again", words if command else "", ["", ""], rows, said, under=True)
+
+
+def _of_file(command: str) -> bool:
+    return any(word.endswith((".yaml", ".yml")) for word in shlex.split(command)[2:3])
 
 
 def _artifacts(artifacts: Mapping[str, str]) -> Block:
@@ -152,5 +158,5 @@ def mebibytes(count: float | None, *, digits: int = 0) -> str:
     return "–" if count is None else f"{count / 2**20:,.{digits}f}"
 
 
-def number(value: float | None, form: str) -> str:
+def or_dash(value: float | None, form: str) -> str:
     return "–" if value is None else form.format(value)

@@ -44,12 +44,13 @@ def _summary(results: Mapping[str, Any]) -> Block:
 def head(results: Mapping[str, Any]) -> Html:
     """The sweep in four figures."""
     verdicts = [claim["verdict"] for claim in results["claims"]]
+    counts = " / ".join(str(verdicts.count(verdict)) for verdict in ("holds", "fails", "open"))
     return facts(
         [
             (str(len(results["points"])), "points"),
             (str(len(results["seeds"])), "seeds"),
             (str(results["problems"]), "test problems"),
-            (f"{verdicts.count('holds')} of {len(verdicts)}", "claims hold"),
+            *([(counts, "claims hold / fail / are open")] if verdicts else []),
         ]
     )
 
@@ -76,21 +77,20 @@ def _points(results: Mapping[str, Any]) -> Block:
 
 def _by_point(results: Mapping[str, Any]) -> Html:
     """Accuracy with its interval, and the paper's, a row for each point and training stage."""
+    several = any(len(point["phases"]) > 1 for point in results["points"])
     rows = []
     if base := results["base"]:
         paper = results["paper_base"]
         beside = None if paper is None else paper / 100
-        rows.append(Interval("before training", *_ends(base, "accuracy"), reference=beside))
+        rows.append(Interval("before training", *_span_of(base, "accuracy"), reference=beside))
     for point in results["points"]:
         for k, phase in enumerate(point["phases"]):
-            several = len(point["phases"]) > 1
             name = f"{point['label']}, {phase['after']}" if several else point["label"]
             beside = point["paper"][k] / 100 if k < len(point["paper"]) else None
             hollow = several and k == 0
-            ends = _ends(phase, "estimate")
-            rows.append(Interval(name, *ends, look="a", hollow=hollow, reference=beside))
-    caption = "The mean over seeds, with 95 % intervals."
-    if any(len(point["phases"]) > 1 for point in results["points"]):
+            rows.append(Interval(name, *_span_of(phase, "estimate"), "a", hollow, beside))
+    caption = "The mean over seeds, with 95 % intervals; before training Wilson's."
+    if several:
         caption += " Hollow: after the first training stage."
     if any(row.reference is not None for row in rows):
         caption += " Diamond: the paper's."
@@ -98,7 +98,8 @@ def _by_point(results: Mapping[str, Any]) -> Html:
     return figure(drawn, caption)
 
 
-def _ends(found: Mapping[str, float], value: str) -> tuple[float, float, float]:
+def _span_of(found: Mapping[str, float], value: str) -> tuple[float, float, float]:
+    """A value with the ends of its interval."""
     return found[value], found["low"], found["high"]
 
 
@@ -199,7 +200,7 @@ def _by_claim(claims: Sequence[Mapping[str, Any]]) -> list[Html]:
     rows = [
         Interval(
             f"{claim['text']}: {claim['verdict']}",
-            *_ends(claim, "estimate"),
+            *_span_of(claim, "estimate"),
             look=_LOOKS[claim["verdict"]],
             hollow=claim["verdict"] == "open",
             reference=claim["paper"],

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lorapar_core.report_block import Block
 from lorapar_core.report_page import filled
-from lorapar_core.report_run import SLOT, TITLE, active, again, mebibytes, number
+from lorapar_core.report_run import SLOT, TITLE, active, again, mebibytes, or_dash
 
 Taken = Mapping[str, Any]
 
@@ -15,8 +16,8 @@ Taken = Mapping[str, Any]
 def with_sweep(page: str, taken: Taken, *, command: str) -> str:
     """The page with what the sweep took.
 
-    `taken`: `training`, `stages`, `machines`, `commits` and `reports`, as `flows.sweep_footprint`
-    tells them.
+    `taken`: `training`, `stages`, `machines`, `commits`, `recipe` and `reports`, as
+    `flows.sweep_footprint` tells them.
     """
     return filled(page, SLOT, sweep_blocks(taken, command=command))
 
@@ -27,7 +28,8 @@ def sweep_blocks(taken: Taken, *, command: str) -> list[Block]:
     return [
         _training(taken["training"]),
         _stages(taken["stages"]),
-        again(taken, command),
+        again(taken, command, of_file=False),
+        _recipe(taken["recipe"]),
         _reports(taken["reports"]),
     ]
 
@@ -37,10 +39,10 @@ def _training(trained: Sequence[Taken]) -> Block:
     rows = [
         [
             each["point"],
-            each["stage"],
+            each["stage"] + (f", {n} went on" if (n := each["went_on"]) else ""),
             str(each["trials"]),
-            number(each.get("seconds"), "{:,.1f}"),
-            number(each.get("tokens_per_second"), "{:,.0f}"),
+            or_dash(each.get("seconds"), "{:,.1f}"),
+            or_dash(each.get("tokens_per_second"), "{:,.0f}"),
             mebibytes(each.get("peak_bytes")),
             *([mebibytes(each.get("peak_gpu_bytes"))] if gpu else []),
             active(each),
@@ -55,14 +57,20 @@ def _training(trained: Sequence[Taken]) -> Block:
     ]
     words = (
         "A training stage's mean over its trials, whenever they were computed; of peaks the "
-        "highest, of the largest process. Trials that ran side by side slowed each other."
+        "highest, of the largest process. Seconds are those of a process since it last began: of "
+        "trials that went on after a stop the last part. Trials side by side slow each other."
     )
     return Block(TITLE, words, header, rows)
 
 
 def _stages(stages: Sequence[Taken]) -> Block:
     rows = [
-        [each["stage"], f"{each['asked']:,}", f"{each['computed']:,}", f"{each['seconds']:,.1f}"]
+        [
+            each["stage"],
+            f"{each['asked']:,}",
+            f"{each['computed']:,}",
+            or_dash(each["seconds"], "{:,.1f}"),
+        ]
         for each in stages
     ]
     words = (
@@ -71,6 +79,12 @@ def _stages(stages: Sequence[Taken]) -> Block:
     )
     header = ["stage", "asked for", "computed", "seconds in all"]
     return Block("Stages of all trials", words, header, rows, under=True)
+
+
+def _recipe(recipe: Mapping[str, Any]) -> Block:
+    rows = [[section, json.dumps(value, ensure_ascii=False)] for section, value in recipe.items()]
+    words = "The first trial's; the others differ in what the sweep moves and in their seeds."
+    return Block("Recipe", words, ["section", "value"], rows, under=True)
 
 
 def _reports(reports: Mapping[str, str]) -> Block:

@@ -21,9 +21,11 @@ from typing import Any
 
 from artifacts import Store, StoreError
 from artifacts.durable import write_whole
+from flows.command import sweep_command
 from flows.ending import ending_in_order
 from flows.local import say_on_stderr
-from flows.local_sweep import failed_line, run_sweep, with_runtime
+from flows.local_sweep import run_sweep, with_runtime
+from flows.sweep_summary import failed_line
 from flows.sweeps import SWEEPS, sweep_named, trials
 from lorapar_core.errors import LoraparError, StageFailed
 from lorapar_core.report_block import Block, Row
@@ -86,7 +88,8 @@ def _run(options: argparse.Namespace) -> int:
 def _swept(name: str, store: Store) -> dict[str, Any]:
     sweep = sweep_named(name)
     swept = trials(sweep, RECIPE, seeds=SEEDS, overrides=with_runtime(DATA))
-    return run_sweep(sweep, swept, store=store, say=say_on_stderr)
+    command = sweep_command(name, RECIPE, DATA, seeds=SEEDS, only=[])
+    return run_sweep(sweep, swept, store=store, say=say_on_stderr, command=command)
 
 
 def results_page(found: Mapping[str, Mapping[str, Any]]) -> list[Block]:
@@ -109,13 +112,14 @@ def _verdicts(found: Mapping[str, Mapping[str, Any]]) -> Block:
         f"{len(claims)} claims: {said}. A model of less than a million parameters, trained on sums "
         "(deployments/lab), is fine-tuned to answer questions that it has never seen. This says "
         "which of the paper's claims hold at this size, and nothing of 7B models. The recipe was "
-        "made on other problems and other seeds. Nor does it say "
-        "that better labels are worse where `labels` says so: on true System-1 examples alone this "
-        "model learns to stop after one step, and labels that are wrong keep it from that. "
-        "Differences are "
-        "in percentage points of strict accuracy, paired by seed and problem, with intervals that "
-        "are corrected for the claims of a sweep (Holm). Paper: the same difference there. Made by "
-        "`make lab`."
+        "made on other problems and other seeds. Nor does it say that better labels are worse "
+        "where `labels` says so: on true System-1 examples alone this model learns to stop after "
+        "one step, and labels that are wrong keep it from that. Teachers are scripts; that without "
+        "a part to play they err half as often again is assumed, so `one teacher above one "
+        "teacher, no role play` tells what those errors do, and nothing of role play. Differences "
+        "are in percentage points of strict accuracy, paired by seed and problem, with intervals "
+        "that are corrected for the claims of a sweep (Holm). Paper: the same difference there. "
+        "Made by `make lab`."
     )
     return Block("Verdicts", words, _HEADER, [_verdict(name, claim) for name, claim in claims])
 

@@ -2,10 +2,10 @@
 
     python -m deployments.word_problems.rows SVAMP [--out ROWS]
 
-SVAMP is a clone of github.com/arkilpatel/SVAMP (MIT; its training rows stem from MAWPS, without a
-licence file, and from ASDiv, CC BY-NC 4.0). Writes train.jsonl, test.jsonl, and votes.parquet:
-problems of one operation are System 1's, all others System 2's. That is read off the sets' own
-equations, so it is the truth about steps, and no teacher's opinion.
+SVAMP is a clone of github.com/arkilpatel/SVAMP at 689d7cc (MIT; its training rows stem from MAWPS,
+without a licence file, and from ASDiv, CC BY-NC 4.0). Writes train.jsonl, test.jsonl, and
+votes.parquet: problems that their set's own equation solves in one operation are called System 1's,
+all others System 2's.
 """
 
 from __future__ import annotations
@@ -63,12 +63,12 @@ def write_rows(svamp: Path, out: Path) -> None:
                 f"{svamp} holds no {path}; give a clone of https://github.com/arkilpatel/SVAMP"
             )
     out.mkdir(parents=True, exist_ok=True)
-    sets = {"train": training(svamp / TRAIN), "test": testing(svamp / TEST)}
-    for name, rows in sets.items():
-        kept = list(rows)
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
+    train, left_out = training(svamp / TRAIN)
+    for name, rows, unworked in (("train", train, left_out), ("test", testing(svamp / TEST), [])):
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         write_whole(out / f"{name}.jsonl", text.encode(), tmp=out)
-        print(json.dumps({"file": str(out / f"{name}.jsonl"), "rows": len(kept)}))
+        told = {"file": str(out / f"{name}.jsonl"), "rows": len(rows), "left_out": len(unworked)}
+        print(json.dumps({**told, "such_as": unworked[:3]}, ensure_ascii=False))
     source = Source("file", ".jsonl")
     examples = [example for _, example in placed_examples(source, out / "train.jsonl")]
     labels = {entry_of(e, source.name).id: int(true_system(e.answer)) for e in examples}
@@ -76,26 +76,52 @@ def write_rows(svamp: Path, out: Path) -> None:
     write_table(out / "votes.parquet", columns, VOTES)
 
 
-def training(path: Path) -> Iterator[dict[str, str]]:
-    """The rows of MAWPS and ASDiv-A whose equation gives their answer in at most two decimals."""
+def training(path: Path) -> tuple[list[dict[str, str]], list[str]]:
+    """The rows of MAWPS and ASDiv-A whose equation gives their answer in numbers of at most two
+    decimals, and why others have none.
+
+    Raises:
+        DataError: the file is none of the published form.
+    """
+    rows, left_out = [], []
     with path.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
-            numbers = [Fraction(number) for number in row["Numbers"].split()]
-            prefix = iter(row["Equation"].split())
             try:
-                worked = _prefix(prefix, numbers)
-                yield _row(_filled(row["Question"], numbers), worked, Fraction(row["Answer"]))
-            except (_Unworked, ZeroDivisionError):
-                continue
+                numbers = [Fraction(number) for number in row["Numbers"].split()]
+                question, answer = _filled(row["Question"], numbers), Fraction(row["Answer"])
+                tokens = iter(row["Equation"].split())
+                worked = _prefix(tokens, numbers)
+                if (rest := next(tokens, None)) is not None:
+                    raise _Unworked(f"{row['Equation']} goes on with {rest}")
+                rows.append(_row(question, worked, answer))
+            except (_Unworked, ZeroDivisionError) as error:
+                left_out.append(f"{row['Question']}: {error}")
+            except (KeyError, AttributeError, ValueError) as error:
+                raise DataError(f"{path}: no row of MAWPS's ({error!r}): {row}") from error
+    return rows, left_out
 
 
-def testing(path: Path) -> Iterator[dict[str, str]]:
-    """SVAMP's 1,000 problems. Nobody learns from their answers, so these are not worked."""
-    for row in json.loads(path.read_text(encoding="utf-8")):
-        body = row["Body"].strip()
-        body += "" if body.endswith((".", "?", "!", ",")) else "."
-        answer = _written(Fraction(str(row["Answer"])))
-        yield {"prompt": f"{body} {row['Question'].strip()}", "answer": f"#### {answer}"}
+def testing(path: Path) -> list[dict[str, str]]:
+    """SVAMP's 1,000 problems. Nobody learns from their answers, so these are not worked.
+
+    Raises:
+        DataError: the file is none of the published form.
+    """
+    try:
+        return [
+            {
+                "prompt": f"{_sentence(row['Body'])} {row['Question'].strip()}",
+                "answer": f"#### {_written(Fraction(str(row['Answer'])))}",
+            }
+            for row in json.loads(path.read_text(encoding="utf-8"))
+        ]
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise DataError(f"{path}: no problems of SVAMP's ({error!r})") from error
+
+
+def _sentence(text: str) -> str:
+    text = text.strip()
+    return text if text.endswith((".", "?", "!", ",")) else f"{text}."
 
 
 class _Unworked(ValueError):
@@ -115,16 +141,13 @@ def _prefix(tokens: Iterator[str], numbers: Sequence[Fraction]) -> Working:
     if token in _OPERATORS:
         left = _prefix(tokens, numbers)
         return _step(token, left, _prefix(tokens, numbers))
-    if found := re.fullmatch(r"number(\d+)", token):
+    found = re.fullmatch(r"number(\d+)", token)
+    if found and int(found[1]) < len(numbers):
         return numbers[int(found[1])], []
-    return _number(token)
-
-
-def _number(token: str) -> Working:
     try:
         return Fraction(token), []
     except ValueError as error:
-        raise _Unworked(f"{token!r} is no number") from error
+        raise _Unworked(f"{token!r} is no number of the problem's") from error
 
 
 _OPERATORS = {
@@ -157,7 +180,13 @@ def _written(value: Fraction) -> str:
 def _filled(question: str, numbers: Iterable[Fraction]) -> str:
     """The question with its numbers in place and its punctuation where it belongs."""
     told = [_written(number) for number in numbers]
-    text = re.sub(r"number(\d+)", lambda found: told[int(found[1])], question)
+
+    def number(found: re.Match[str]) -> str:
+        if int(found[1]) >= len(told):
+            raise _Unworked(f"{found[0]} is not among its numbers")
+        return told[int(found[1])]
+
+    text = re.sub(r"number(\d+)", number, question)
     text = re.sub(r"\s+([.,;:?!%])", r"\1", text)
     return re.sub(r"\s+('s|n't|’ s)", lambda found: found[1].replace(" ", ""), text).strip()
 

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lorapar_core.report_charts import (
+    LONGEST_NAME,
     MOST_POINTS,
     WIDTH,
     Axis,
@@ -160,10 +161,11 @@ def test_a_difference_alone_is_drawn(value: float) -> None:
     tree(drawn)
 
 
-def test_a_long_name_has_room() -> None:
-    named = tree(intervals([Interval("n" * 30, 0.5, 0.4, 0.6)], label="l", x_label="x"))
-    (text,) = [t for t in named.iter("text") if t.text == "n" * 30]
-    assert float(text.get("x", "")) >= 5 * 30
+def test_a_long_name_has_room_and_a_longer_one_is_cut() -> None:
+    drawn = intervals([Interval("n" * 99, 0.5, 0.4, 0.6)], label="l", x_label="x")
+    (text,) = [t for t in tree(drawn).iter("text") if (t.text or "").startswith("nn")]
+    assert text.text == "n" * (LONGEST_NAME - 1) + "…"
+    assert 5 * LONGEST_NAME < float(text.get("x", "")) < WIDTH * 0.6
 
 
 def test_a_heat_map_is_as_strong_as_its_shares() -> None:

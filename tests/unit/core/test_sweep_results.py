@@ -139,6 +139,16 @@ def test_points_are_drawn_after_each_stage_beside_the_paper(tmp_path: Path) -> N
     assert '<path class="c line"' in claims
 
 
+def test_a_point_of_one_stage_is_drawn_as_others_are_after_their_first(tmp_path: Path) -> None:
+    swept = order(tmp_path, 0.9, 0.3)
+    swept.config["points"][1]["phases"] = ["sft"]
+    swept.compare()
+    page = (tmp_path / "out" / "report.html").read_text()
+    points, _ = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+    assert ">RL then SFT, sft</text>" in points
+    assert points.count('class="a hollow"') == 2
+
+
 def test_the_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:
     swept = order(tmp_path, 0.6, 0.5)
     swept.compare("one")

@@ -14,6 +14,7 @@ TRAINED = {
     "point": "theta 0.9",
     "stage": "sft",
     "trials": 3,
+    "went_on": 0,
     "seconds": 12.25,
     "tokens_per_second": 910.4,
     "peak_bytes": 512 * 2**20,
@@ -25,21 +26,36 @@ SHARED = {"stage": "moments", "asked": 152, "computed": 16, "seconds": 44.44}
 
 
 def taken(**parts: Any) -> dict[str, Any]:
-    empty = {"machines": [], "commits": [], "reports": {"theta 0.9, seed 0": "0" * 64}}
+    empty = {
+        "machines": [],
+        "commits": [],
+        "recipe": {"name": "lab"},
+        "reports": {"theta 0.9, seed 0": "0" * 64},
+    }
     return {**empty, "training": [TRAINED], "stages": [SHARED], **parts}
 
 
 def test_training_is_told_by_point_and_stages_by_how_often_they_were_computed() -> None:
-    training, stages, _, reports = sweep_blocks(taken(), command="")
+    training, stages, _, recipe, reports = sweep_blocks(taken(), command="")
     assert training.rows == [
         ["theta 0.9", "sft", "3", "12.2", "910", "512", "250 (25.0 %)", "1.00"]
     ]
     assert stages.rows == [["moments", "152", "16", "44.4"]]
+    assert recipe.rows == [["name", '"lab"']]
     assert reports.rows == [["theta 0.9, seed 0", "0" * 64]]
 
 
+def test_trials_that_went_on_and_unknown_times_are_called_so() -> None:
+    some = [TRAINED | {"went_on": 2}]
+    (training, stages, *_) = sweep_blocks(
+        taken(training=some, stages=[SHARED | {"seconds": None}]), command=""
+    )
+    assert training.rows[0][1] == "sft, 2 went on"
+    assert stages.rows == [["moments", "152", "16", "–"]]
+
+
 def test_what_no_record_tells_is_a_dash_and_a_gpu_has_a_column() -> None:
-    bare = {name: TRAINED[name] for name in ("point", "stage", "trials")}
+    bare = {name: TRAINED[name] for name in ("point", "stage", "trials", "went_on")}
     (training, *_) = sweep_blocks(taken(training=[bare]), command="")
     assert training.rows == [["theta 0.9", "sft", "3", *["–"] * 5]]
     (training, *_) = sweep_blocks(taken(training=[bare | {"peak_gpu_bytes": 2**21}]), command="")

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from tiny_recipe import tiny_recipe
 
+from flows.gathering import compares
 from flows.places import RECIPES
 from flows.sweeps import METHODS, SEEDED, SWEEPS, Sweep, Trial, sweep_named, trials
 from lorapar_core.config import Recipe
@@ -242,3 +243,14 @@ def test_no_claim_is_about_nothing_and_none_stands_twice(name: str) -> None:
 
 def test_a_cell_of_the_papers_tables_can_be_swept() -> None:
     assert {trial.recipe.partition.theta for trial in made("theta", "table5/lora-par")} >= {0.1, 1}
+
+
+def test_a_claim_about_one_stage_alone_is_none() -> None:
+    own, *others = SWEEPS["baselines"].claims(
+        SWEEPS["baselines"].points(load_recipe("lab", recipes=RECIPES))
+    )
+    one, two = (dict.fromkeys(METHODS, phases) for phases in (["sft"], ["sft", "grpo"]))
+    assert not compares(own, one)
+    assert compares(own, two)
+    assert compares(own, dict.fromkeys(METHODS, [])), "unmeasured, and told so"
+    assert all(compares(claim, phases) for claim in others for phases in (one, two))

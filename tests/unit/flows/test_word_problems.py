@@ -27,6 +27,9 @@ Question,Numbers,Equation,Answer,group_nums,Body,Ques
 "Endless ?",1.0 3.0,/ number0 number1,0.3333333333333333,[],,
 "By nothing ?",1.0 0.0,/ number0 number1,0.0,[],,
 "No operation ?",7.0,number0,7.0,[],,
+"Beyond ?",1.0 2.0,+ number0 number9,3.0,[],,
+"Asked for number7 ?",1.0 2.0,+ number0 number1,3.0,[],,
+"Too long ?",1.0 2.0,+ number0 number1 number1,3.0,[],,
 """
 TEST = [
     {"ID": "chal-1", "Body": "Each pack costs 76 dollars", "Question": "How much?", "Answer": 51.0},
@@ -47,8 +50,13 @@ def read(path: Path) -> list[dict[str, str]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_problems_are_worked_a_line_a_step(clone: Path, tmp_path: Path) -> None:
+def test_problems_are_worked_a_line_a_step(
+    clone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows.write_rows(clone, tmp_path / "out")
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(line["rows"], line["left_out"]) for line in said] == [(3, 7), (2, 0)]
+    assert said[0]["such_as"][0] == "Wrong ?: the equation gives 4, the answer is 5"
     assert read(tmp_path / "out" / "train.jsonl") == [
         {
             "prompt": "A shelf has 56 books. How many have 9 shelves?",
@@ -85,13 +93,31 @@ def test_another_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        (rows.TRAIN, "Question,Numbers\nq,1.0\n"),
+        (rows.TRAIN, "Question,Numbers,Equation,Answer\nq,one,number0,1.0\n"),
+        (rows.TEST, "[{}]"),
+        (rows.TEST, "{"),
+    ],
+)
+def test_other_files_are_refused(
+    clone: Path, tmp_path: Path, file: Path, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (clone / file).write_text(text)
+    assert rows.main([str(clone), "--out", str(tmp_path / "out")]) == 1
+    assert f"lorapar: {clone / file}: no " in capsys.readouterr().err
+
+
 def test_the_recipe_is_planned_on_the_rows(clone: Path, tmp_path: Path) -> None:
     """It stands beside its rows, whose paths it tells."""
     here = tmp_path / "here"
     rows.write_rows(clone, here / "rows")
-    shutil.copy(ROOT / "deployments" / "word_problems" / "recipe.yaml", here)
+    shutil.copy(ROOT / "deployments" / "word_problems" / "word-problems.yaml", here)
     store = Store.open(tmp_path / "store")
     few = {"data": {"examples": 0, "test_examples": 0}, "importance": {"examples": 1}}
-    planned = plan(load_recipe(here / "recipe.yaml", recipes=RECIPES, overrides=few), store=store)
+    recipe = load_recipe(here / "word-problems.yaml", recipes=RECIPES, overrides=few)
+    planned = plan(recipe, store=store)
     assert {"vote[equations]", "sft", "grpo"} <= {stage["name"] for stage in planned["stages"]}
     assert planned["votes"] == 0
