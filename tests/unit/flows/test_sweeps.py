@@ -252,5 +252,5 @@ def test_a_claim_about_one_stage_alone_is_none() -> None:
     one, two = (dict.fromkeys(METHODS, phases) for phases in (["sft"], ["sft", "grpo"]))
     assert not compares(own, one)
     assert compares(own, two)
-    assert compares(own, dict.fromkeys(METHODS, [])), "unmeasured, and told so"
+    assert compares(own, dict.fromkeys(METHODS, ())), "unmeasured, and told so"
     assert all(compares(claim, phases) for claim in others for phases in (one, two))
