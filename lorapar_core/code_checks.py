@@ -1,4 +1,4 @@
-"""Whether programs that a model wrote pass their tests, each apart from the rest of the machine."""
+"""What becomes of programs that a model wrote, each run with its tests, apart from the machine."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ from concurrent.futures import ThreadPoolExecutor
 from lorapar_core.config import Sandbox
 from lorapar_core.data.problems import Problem
 from lorapar_core.python_source import parsed
-from lorapar_core.sandbox import check_passes, passes
+from lorapar_core.sandbox import check_outcome, outcome
+from lorapar_core.sides import Outcome
 
 
-def programs_pass(
+def outcomes(
     programs: Sequence[tuple[str, Problem]], *, sandbox: Sandbox, workers: int
-) -> list[bool]:
+) -> list[Outcome]:
     """Of each program and the problem that it answers, in their order.
 
     Raises:
         SandboxError: programs can't be run apart.
     """
 
-    def one(job: tuple[str, Problem]) -> bool:
+    def one(job: tuple[str, Problem]) -> Outcome:
         program, problem = job
         if not problem.entry_point:
-            return passes(program, problem.tests, sandbox=sandbox)
-        return check_passes(
+            return outcome(program, problem.tests, sandbox=sandbox)
+        return check_outcome(
             program,
             tests=problem.tests,
             entry_point=problem.entry_point,

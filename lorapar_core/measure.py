@@ -2,10 +2,11 @@
 
 What `evaluate` does where it is given a benchmark. By kind: `generate` is greedy, read by our two
 extractions and by lm-evaluation-harness's two; `choice` takes the likeliest letter; `code` runs
-greedy or drawn programs, for pass@k.
+greedy or drawn programs, for pass@k, and keeps what became of each (`sides.Outcome`).
 
 config: evaluation, model, ask (prompt, samples, k, temperature, top_p, seed, and how SFT and GRPO
-ask), format, answer_format. Inputs: problems, benchmark, base, and perhaps an adapter.
+ask), format, answer_format, and where there may be programs `programs`, the version of how they
+are judged. Inputs: problems, benchmark, base, and perhaps an adapter.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from lorapar_core import events
 from lorapar_core.answers import HASH, answer_format
 from lorapar_core.benchmark import read_benchmark
 from lorapar_core.choices import choice_logprobs, span_of
-from lorapar_core.code_checks import programs_pass
+from lorapar_core.code_checks import outcomes
 from lorapar_core.config import EvaluationConfig
 from lorapar_core.data.benchmark_sets import Shown, require_asked_so
 from lorapar_core.data.problems import Problem
@@ -59,6 +60,7 @@ PROGRAMS = pa.schema(
         ("prompt", pa.string()),
         ("completion", pa.string()),
         ("pass_correct", pa.bool_()),
+        ("outcome", pa.string()),
         ("tokens", pa.int32()),
         ("finished", pa.bool_()),
     ]
@@ -246,10 +248,11 @@ def _write(
         text, stopped = before_stop(said, stops)
         finished = stopped or (bool(tokens) and tokens[-1] in asked.ends)
         programs.append((program_of(problem, text, plain=plain), problem))
-        _append(rows, (i, k, problem.prompt, text, False, len(tokens), finished))
-    rows["pass_correct"] = programs_pass(
+        _append(rows, (i, k, problem.prompt, text, False, "", len(tokens), finished))
+    rows["outcome"] = outcomes(
         programs, sandbox=spec.runtime.sandbox, workers=thread_count(spec.runtime)
     )
+    rows["pass_correct"] = [outcome == "passed" for outcome in rows["outcome"]]
     return rows
 
 

@@ -29,52 +29,23 @@ memory is one of those: it protects against accidents, not against ill will. mac
 either, only the limits that its kernel keeps; that was not tried.
 
 The limit that decides is CPU time, the program's and the tests' each; that on the clock is some
-times as long, for programs that sleep. Hash seed and `random` are fixed, so that outcomes repeat; a
+times as long, for programs that sleep. It counts from when both processes are ready: how long they
+take to start is no verdict (`sides`). Hash seed and `random` are fixed, so that outcomes repeat; a
 program that reads clocks or the system's randomness, or takes nearly all of its CPU time, may still
 differ.
 """
 
 from __future__ import annotations
 
-import json
-import logging
-import os
-import secrets
-import select
-import signal
-import subprocess
-import tempfile
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
-from typing import IO
 
 from lorapar_core.config import Sandbox
 from lorapar_core.errors import ConfigError, SandboxError
-from lorapar_core.isolation import Tool, compile_inside, sandboxed_command, tools
+from lorapar_core.isolation import Tool, compile_inside, tools
 from lorapar_core.row_tests import names_taken
-
-_LOGGER = logging.getLogger("lorapar.sandbox")
-_PATIENCE_S = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a program may use, and its tests as well."""
-
-    cpu_s: int = 4
-    """CPU seconds."""
-    wall_s: float = 15.0
-    """Seconds on the clock, for both together."""
-    memory: int = 1 << 30
-    """Bytes of address space."""
-    file: int = 1 << 20
-    """Bytes of a file; `isolated` has room for 16 such files, `limits` for any number."""
-    message: int = 1 << 20
-    """Bytes of one call's arguments, or of its result."""
-
+from lorapar_core.sides import Limits, Outcome, Trusted, run_apart
 
 LIMITS = Limits()
 
@@ -93,18 +64,7 @@ class CodeCheck:
     """Trusted text that is run before the tests, for what else they use: HumanEval's prompt."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Trusted:
-    """What the tests' side is given: see `sandboxed.tests.hold`."""
-
-    tests: str
-    helpers: str = ""
-    entry_point: str = ""
-    names: tuple[str, ...] = ()
-    modules: tuple[str, ...] = ()
-
-
-def check_passes(
+def check_outcome(
     program: str,
     *,
     tests: str,
@@ -112,44 +72,53 @@ def check_passes(
     helpers: str = "",
     sandbox: Sandbox,
     limits: Limits = LIMITS,
-) -> bool:
-    """Whether `check`, with the program's `entry_point`, runs to its end. See `CodeCheck`.
+) -> Outcome:
+    """*passed* if `check`, with the program's `entry_point`, runs to its end. See `CodeCheck`.
 
     Raises:
-        SandboxError: the sandbox couldn't be closed; nothing was run.
+        SandboxError: the sandbox couldn't be closed or started; nothing was run.
     """
-    trusted = _Trusted(tests, helpers, entry_point, names=(entry_point,))
-    return _ends_well(program, trusted, sandbox=sandbox, limits=limits)
+    trusted = Trusted(tests, helpers, entry_point, names=(entry_point,))
+    return _outcome(program, trusted, sandbox=sandbox, limits=limits)
 
 
 def check_all(
     jobs: Sequence[CodeCheck], *, sandbox: Sandbox, workers: int, limits: Limits = LIMITS
 ) -> list[bool]:
-    """`check_passes` of each, in their order, `workers` of them side by side.
+    """Whether each passes, in their order, `workers` of them side by side.
 
     Raises:
         SandboxError: as there.
     """
 
     def one(job: CodeCheck) -> bool:
-        return check_passes(**asdict(job), sandbox=sandbox, limits=limits)
+        return check_outcome(**asdict(job), sandbox=sandbox, limits=limits) == "passed"
 
     with ThreadPoolExecutor(max_workers=workers) as pool:
         return list(pool.map(one, jobs))
 
 
-def passes(program: str, tests: str, *, sandbox: Sandbox, limits: Limits = LIMITS) -> bool:
-    """Whether the program, and then the tests on what it defines, run to their end.
+def outcome(program: str, tests: str, *, sandbox: Sandbox, limits: Limits = LIMITS) -> Outcome:
+    """*passed* if the program, and then the tests on what it defines, run to their end.
 
     Raises:
-        SandboxError: the sandbox couldn't be closed; nothing was run.
+        SandboxError: the sandbox couldn't be closed or started; nothing was run.
     """
     try:
         names, modules = names_taken(tests)
     except SyntaxError:
-        return False
-    trusted = _Trusted(tests, names=names, modules=modules)
-    return _ends_well(program, trusted, sandbox=sandbox, limits=limits)
+        return "failed"
+    trusted = Trusted(tests, names=names, modules=modules)
+    return _outcome(program, trusted, sandbox=sandbox, limits=limits)
+
+
+def passes(program: str, tests: str, *, sandbox: Sandbox, limits: Limits = LIMITS) -> bool:
+    """Whether its `outcome` is that it passed.
+
+    Raises:
+        SandboxError: as there.
+    """
+    return outcome(program, tests, sandbox=sandbox, limits=limits) == "passed"
 
 
 def require_sandbox(sandbox: Sandbox) -> None:
@@ -192,7 +161,7 @@ def _working(present: tuple[Tool, ...]) -> Tool:
         compile_inside()
     for tool in present if present not in _found else ():
         try:
-            if _ran("", _Trusted(""), tool=tool, limits=LIMITS):
+            if run_apart("", Trusted(""), tool=tool, limits=LIMITS) == "passed":
                 _found[present] = tool
                 break
             reasons.append(f"{tool.name}: nothing runs in it")
@@ -204,115 +173,6 @@ def _working(present: tuple[Tool, ...]) -> Tool:
     return _found[present]
 
 
-def _ends_well(program: str, trusted: _Trusted, *, sandbox: Sandbox, limits: Limits) -> bool:
+def _outcome(program: str, trusted: Trusted, *, sandbox: Sandbox, limits: Limits) -> Outcome:
     tool = _working(tools()) if sandbox == "isolated" else None
-    return _ran(program, trusted, tool=tool, limits=limits)
-
-
-def _ran(program: str, trusted: _Trusted, *, tool: Tool | None, limits: Limits) -> bool:
-    """Start both sides, wait for the verdict, and leave nothing of them.
-
-    Raises:
-        SandboxError: one of them couldn't be closed.
-    """
-    proof, deadline = secrets.token_hex(16), time.monotonic() + limits.wall_s
-    common = {"limits": asdict(limits)}
-    with ExitStack() as stack:
-        asked, question = os.pipe()
-        told, answer = os.pipe()
-        heard, verdict = os.pipe()
-        stack.callback(os.close, heard)
-        sides = []
-        try:
-            for job, ends in (
-                ({"role": "program", "program": program}, {"reads": asked, "writes": answer}),
-                (
-                    {"role": "tests", "proof": proof, **asdict(trusted)},
-                    {"reads": told, "writes": question, "verdict": verdict},
-                ),
-            ):
-                sides.append(_Side({**common, **job}, ends, tool))
-                stack.callback(sides[-1].end)
-        finally:  # an end that we held too would keep the other side waiting for ever
-            for descriptor in (asked, question, told, answer, verdict):
-                os.close(descriptor)
-        said = _heard(heard, deadline)
-        if said == proof:
-            return True
-        for side in reversed(sides):
-            side.require_closed()
-        if said is None:
-            _LOGGER.warning("a program was ended after %.0f s on the clock", limits.wall_s)
-        elif said:
-            _LOGGER.warning("no program can pass these tests: they %s", said)
-        return False
-
-
-def _heard(pipe: int, deadline: float) -> str | None:
-    """What came through the pipe; "" if it was closed before, None at the deadline."""
-    poll = select.poll()
-    poll.register(pipe, select.POLLIN)
-    if not poll.poll(max(0.0, 1000 * (deadline - time.monotonic()))):
-        return None
-    return os.read(pipe, 4096).decode(errors="replace")
-
-
-class _Side:
-    """One of the two processes, with the process that made its namespaces.
-
-    What it is given and what it says of itself goes through files: a file is never full before the
-    reader comes, and `limits.file` bounds what can be written to it.
-    """
-
-    def __init__(self, job: dict[str, object], ends: dict[str, int], tool: Tool | None) -> None:
-        self._stack = ExitStack()
-        given, self._said, self._complaint = (self._file() for _ in range(3))
-        folder = "/"
-        if tool is None:
-            here = tempfile.TemporaryDirectory(prefix="lorapar-sandbox-")
-            folder = self._stack.enter_context(here)
-        command, root = sandboxed_command(tool)
-        given.write(json.dumps({**job, **ends, **root}).encode())
-        given.seek(0)
-        try:
-            self._process = subprocess.Popen(
-                command,
-                stdin=given,
-                stdout=self._said,
-                stderr=self._complaint,
-                pass_fds=[*ends.values()],
-                cwd=folder,
-                env={"PYTHONHASHSEED": "0"},
-                start_new_session=True,
-            )
-        except OSError as error:
-            self._stack.close()
-            raise SandboxError(f"{command[0]} can't be started: {error.strerror}") from error
-
-    def _file(self) -> IO[bytes]:
-        return self._stack.enter_context(tempfile.TemporaryFile())
-
-    def require_closed(self) -> None:
-        """Raises SandboxError, with the reason, if it didn't close before it ran anything."""
-        if _text(self._said) != "ready":
-            reason = " ".join(_text(self._complaint).split()[-40:])
-            raise SandboxError(f"the sandbox can't be closed: {reason or 'no reason given'}")
-
-    def end(self) -> None:
-        """End all of its processes: they can leave neither session nor group.
-
-        First they may end by themselves, as they do when the other side has ended: what is killed
-        together with the process that made its namespaces is left, dead, to the machine's init,
-        which a container may not have.
-        """
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout=_PATIENCE_S)
-        with suppress(ProcessLookupError, PermissionError):  # macOS refuses for one that has ended
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        self._stack.close()
-
-
-def _text(file: IO[bytes]) -> str:
-    file.seek(0)
-    return file.read().decode(errors="replace")
+    return run_apart(program, trusted, tool=tool, limits=limits)

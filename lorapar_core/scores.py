@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -49,7 +49,8 @@ def macro(counts: Sequence[tuple[int, int]]) -> dict[str, Any]:
 
 
 def code_metrics(rows: Mapping[str, Sequence[Any]], *, k: Sequence[int]) -> dict[str, Any]:
-    """pass@k for each k: the mean over problems of the unbiased estimate.
+    """pass@k for each k: the mean over problems of the unbiased estimate; and how many programs of
+    each outcome.
 
     The interval is Wilson's with that mean; of one program a problem it is the usual one, of more
     it is at least as wide as it has to be.
@@ -65,6 +66,7 @@ def code_metrics(rows: Mapping[str, Sequence[Any]], *, k: Sequence[int]) -> dict
         if told["samples"] == 1:
             figures["correct"] = round(total)
         told[f"pass@{most}"] = figures
+    told["outcomes"] = dict(Counter(rows["outcome"]))
     written = len(rows["tokens"])
     told["finished_share"] = sum(rows["finished"]) / written
     told["mean_tokens"] = sum(rows["tokens"]) / written

@@ -10,6 +10,10 @@ from tasks.model import settings
 from tasks.prepare import Located
 from tasks.train import answer_format
 
+PROGRAMS_VERSION = 2
+"""Of how programs are judged, and what is kept of it. Part of the keys where there may be any, so
+that other evaluations stay when it is raised."""
+
 
 def benchmark(config: BenchmarkConfig, *, test: Located, shots: Located | None) -> Action:
     """What it is called is no part of the key, nor is what only concerns who is asked."""
@@ -58,10 +62,12 @@ def measure(
     }
     if config.task == "mmlu":
         del evaluation["max_new_tokens"]  # it generates nothing
+    judged = {"programs": PROGRAMS_VERSION} if config.task in ("humaneval", "file") else {}
     return Action(
         "evaluate",
         f"evaluate[{after}/{config.label}]",
         config={
+            **judged,
             "evaluation": evaluation,
             "model": settings(recipe.model),
             "ask": _ask(recipe, config),

@@ -19,7 +19,8 @@ from pathlib import Path
 from textwrap import indent
 
 from lorapar_core.config import Sandbox
-from lorapar_core.sandbox import CodeCheck, Limits, check_all
+from lorapar_core.sandbox import CodeCheck, check_all
+from lorapar_core.sides import Limits
 
 SECRET = "bait-5f1d0c7e"
 VARIABLE = "LORAPAR_BAIT"

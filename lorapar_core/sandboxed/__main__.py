@@ -1,7 +1,8 @@
 """Close the sandbox, say so, and be the program or its tests.
 
-Run as a file by an interpreter that sees the standard library alone. The job comes on stdin; what
-goes wrong before "ready" goes to stderr, and nothing that is said later goes anywhere.
+Run as a file by an interpreter that sees the standard library alone. The job comes on stdin;
+"ready" goes to stdout, and what goes wrong before it to stderr. Both are closed then, before
+anything is run, and nothing that is said later goes anywhere.
 """
 
 from __future__ import annotations

@@ -67,6 +67,16 @@ class Channel:
         except (ValueError, RecursionError) as error:
             raise ChannelError(f"no message: {error}") from error
 
+    def wait(self) -> None:
+        """Till something comes.
+
+        Raises:
+            ChannelError: the other side has ended, and nothing will.
+        """
+        [(_, events)] = self._poll.poll()
+        if not events & select.POLLIN:
+            raise ChannelError("the other side has ended")
+
     def require_silence(self) -> None:
         """Raises ChannelError if something came that nobody has asked for."""
         if self._poll.poll(0):

@@ -17,7 +17,8 @@ from hostile_programs import ATTACKS, attack
 from human_eval import canonical
 from mutants import failing_mutant
 
-from lorapar_core.sandbox import CodeCheck, Limits, check_all, check_passes, isolation
+from lorapar_core.sandbox import CodeCheck, check_all, check_outcome, isolation
+from lorapar_core.sides import Limits
 
 PUBLISHED = Path(__file__).parents[3] / "shared" / "data" / "humaneval" / "HumanEval.jsonl.gz"
 RUNS = 1000
@@ -50,13 +51,14 @@ def timed(checks: list[CodeCheck]) -> tuple[int, list[float], float]:
     passed, seconds, before = 0, [], _spent()
     for check in checks:
         started = time.perf_counter()
-        passed += check_passes(
+        found = check_outcome(
             check.program,
             tests=check.tests,
             entry_point=check.entry_point,
             helpers=check.helpers,
             sandbox="isolated",
         )
+        passed += found == "passed"
         seconds.append(time.perf_counter() - started)
     return passed, seconds, _spent() - before
 

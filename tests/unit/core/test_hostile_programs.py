@@ -11,7 +11,8 @@ from hostile_programs import ATTACKS, FORGING, LOOT, SECRET, TASK, Attack, attac
 from human_eval import canonical
 from mutants import failing_mutant, mutants, plainly
 
-from lorapar_core.sandbox import CodeCheck, Limits, check_all, check_passes, passes
+from lorapar_core.sandbox import CodeCheck, check_all, check_outcome, passes
+from lorapar_core.sides import Limits
 from tests.unit.core.test_sandbox import NAMESPACES
 
 SHORT = Limits(cpu_s=1, wall_s=5)
@@ -70,11 +71,11 @@ def test_the_baits_notice() -> None:
     )
     with baits() as bait:
         assert SECRET in os.environ.values()
-        found = check_passes(
+        found = check_outcome(
             bait.placed(program), tests=LOOT, entry_point="triple", sandbox="limits"
         )
         taken = ["a file was left", "a file was changed", "a pipe was written to"]
-        assert (found, bait.taken()) == (True, taken)
+        assert (found, bait.taken()) == ("passed", taken)
 
 
 def test_forging_reaches_the_channel() -> None:
@@ -82,15 +83,15 @@ def test_forging_reaches_the_channel() -> None:
     the question that was asked is as good as a result."""
     tests = "def check(candidate):\n    assert candidate(1) == 3"
     program = FORGING + "import time\ndef triple(x):\n    forge([{}, 'value', 3, None])\n    {}"
-    for number, passed in ((2, True), (3, False)):
-        found = check_passes(
+    for number, expected in ((2, "passed"), (3, "failed")):
+        found = check_outcome(
             program.format(number, "time.sleep(1000)"),
             tests=tests,
             entry_point="triple",
             sandbox="limits",
             limits=SHORT,
         )
-        assert found is passed
+        assert found == expected
 
 
 SOLUTION = "def f(x):\n    if x < 2 or x == 5:\n        return x + 1\n    return True"

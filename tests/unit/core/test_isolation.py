@@ -12,15 +12,16 @@ import pytest
 from lorapar_core import isolation
 from lorapar_core.errors import ConfigError, SandboxError
 from lorapar_core.isolation import Tool, sandboxed_command, tools
-from lorapar_core.sandbox import LIMITS, _ran, _Trusted, passes, require_sandbox
+from lorapar_core.sandbox import LIMITS, passes, require_sandbox
 from lorapar_core.sandbox import isolation as used
+from lorapar_core.sides import Trusted, run_apart
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs namespaces")
 
 
 def closes(tool: Tool) -> bool:
     try:
-        return _ran("", _Trusted(""), tool=tool, limits=LIMITS)
+        return run_apart("", Trusted(""), tool=tool, limits=LIMITS) == "passed"
     except SandboxError:
         return False
 
@@ -35,7 +36,7 @@ EACH = pytest.mark.parametrize("tool", WORKING)
 
 def told(tool: Tool, program: str, tests: str) -> bool:
     names = ("x",)
-    return _ran(program, _Trusted(tests, names=names), tool=tool, limits=LIMITS)
+    return run_apart(program, Trusted(tests, names=names), tool=tool, limits=LIMITS) == "passed"
 
 
 @EACH

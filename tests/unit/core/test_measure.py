@@ -297,6 +297,8 @@ def test_programs_pass_or_fail_by_their_tests(
     assert list(table) == measuring.PROGRAMS.names
     assert table["completion"] == [HUMANEVAL[0]["canonical_solution"], "    return x\n"]
     assert table["pass_correct"] == [True, False]
+    assert table["outcome"] == ["passed", "failed"]
+    assert told(out)["outcomes"] == {"passed": 1, "failed": 1}
     assert told(out)["pass@1"] == {
         "accuracy": 0.5,
         "correct": 1,
@@ -348,6 +350,7 @@ def test_pass_at_k_counts_problems_and_not_programs() -> None:
     rows = {
         "example_id": ["a", "a", "b", "b"],
         "pass_correct": [True, False, False, False],
+        "outcome": ["passed", "timed out", "failed", "timed out"],
         "tokens": [1, 2, 3, 4],
         "finished": [True, True, False, True],
     }
@@ -356,6 +359,7 @@ def test_pass_at_k_counts_problems_and_not_programs() -> None:
     assert metrics["pass@2"]["accuracy"] == 0.5
     assert metrics["pass@2"]["interval_95"] == list(wilson(1.0, 2))
     assert metrics["mean_tokens"] == 2.5
+    assert metrics["outcomes"] == {"passed": 1, "failed": 1, "timed out": 2}
 
 
 def test_rows_of_the_hub_that_cannot_be_asked_so_stop_the_stage(

@@ -100,7 +100,8 @@ def test_drawn_programs_are_shown_and_not_paired(tmp_path: Path) -> None:
         "sample": [0, 1],
         "pass_correct": [True, False],
     }
-    metrics = code_metrics({**rows, "tokens": [1, 1], "finished": [True, True]}, k=[1])
+    kept = {"outcome": ["passed", "failed"], "tokens": [1, 1], "finished": [True, True]}
+    metrics = code_metrics({**rows, **kept}, k=[1])
     told = {**TOLD, "shots": {}}
     documents = {"benchmark/h": told, "measured/base/h": metrics, "measured/sft/h": metrics}
     tables = dict.fromkeys(("predictions/base/h", "predictions/sft/h"), rows)

@@ -19,7 +19,8 @@ import pytest
 
 from lorapar_core.config import Sandbox
 from lorapar_core.errors import ConfigError
-from lorapar_core.sandbox import Limits, passes, require_sandbox
+from lorapar_core.sandbox import outcome, passes, require_sandbox
+from lorapar_core.sides import Limits
 
 
 def can_be_closed(mode: Sandbox) -> bool:
@@ -128,7 +129,8 @@ def test_leaving_in_the_middle_is_no_pass_and_cannot_be_caught(mode: Sandbox) ->
 def test_an_infinite_loop_ends_by_its_cpu_time(mode: Sandbox) -> None:
     started = time.monotonic()
     program = "import signal\nsignal.signal(signal.SIGXCPU, signal.SIG_IGN)\nwhile True: pass"
-    assert passes(program, "", sandbox=mode, limits=Limits(cpu_s=1, wall_s=300)) is False
+    limits = Limits(cpu_s=1, wall_s=300)
+    assert outcome(program, "", sandbox=mode, limits=limits) == "out of CPU time"
     assert time.monotonic() - started < 100
 
 
@@ -146,7 +148,8 @@ def test_a_sleeper_ends_by_the_clock(mode: Sandbox, caplog: pytest.LogCaptureFix
         "time.sleep(1000)"
     )
     before = programs_running()
-    assert passes(stubborn, "", sandbox=mode, limits=Limits(cpu_s=1, wall_s=1)) is False
+    limits = Limits(cpu_s=1, wall_s=1)
+    assert outcome(stubborn, "", sandbox=mode, limits=limits) == "timed out"
     assert "ended after 1 s on the clock" in caplog.text
     left, deadline = programs_running() - before, time.monotonic() + 20
     while left and time.monotonic() < deadline:  # what others run here ends by then

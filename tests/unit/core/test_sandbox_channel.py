@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from lorapar_core.row_tests import names_taken
-from lorapar_core.sandbox import CodeCheck, Limits, check_all, check_passes, passes
+from lorapar_core.sandbox import CodeCheck, check_all, check_outcome, passes
 from lorapar_core.sandboxed.channel import _KINDS, Channel, ChannelError, decoded, encoded
+from lorapar_core.sides import Limits
 
 SCALARS = (
     st.none()
@@ -157,6 +158,17 @@ def test_what_comes_before_its_question_is_refused() -> None:
     os.write(writes, b"\0")
     with pytest.raises(ChannelError, match="before its question"):
         channel.require_silence()
+
+
+def test_who_waits_goes_on_at_the_first_word_and_not_at_the_end() -> None:
+    channel, writes = pipes()
+    os.write(writes, b"\0")
+    os.close(writes)
+    channel.wait()
+    channel, writes = pipes()
+    os.close(writes)
+    with pytest.raises(ChannelError, match="has ended"):
+        channel.wait()
 
 
 PROGRAM = """
@@ -325,8 +337,10 @@ CHECK = (
     ],
 )
 def test_helpers_are_the_tests_own(program: str, passed: bool) -> None:
-    found = check_passes(program, tests=CHECK, entry_point="back", helpers=PROMPT, sandbox="limits")
-    assert found is passed
+    found = check_outcome(
+        program, tests=CHECK, entry_point="back", helpers=PROMPT, sandbox="limits"
+    )
+    assert (found == "passed") is passed
 
 
 def test_checks_side_by_side_keep_their_order() -> None:

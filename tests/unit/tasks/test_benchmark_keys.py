@@ -14,7 +14,7 @@ from lorapar_core.config import BenchmarkConfig, Recipe
 from lorapar_core.data.sources import Source
 from lorapar_core.recipe import merge, parse_recipe
 from tasks.action import Action, External, Outcome
-from tasks.benchmark import benchmark, measure
+from tasks.benchmark import PROGRAMS_VERSION, benchmark, measure
 from tasks.prepare import Located
 
 READ = Outcome(
@@ -133,6 +133,19 @@ def test_what_writes_nothing_is_known_by_no_length() -> None:
     assert one.key == other.key
     one, other = (put(recipe, "sft", "sft") for recipe in recipes)
     assert one.key != other.key
+
+
+@pytest.mark.parametrize(
+    ("changed", "same"),
+    [({}, True), ({"task": "mmlu"}, True), (CODE, False), ({**CODE, "task": "file"}, False)],
+    ids=str,
+)
+def test_how_programs_are_judged_changes_what_may_hold_programs(
+    changed: dict[str, Any], same: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = put(recipe_of(), "sft", "sft", **changed).key
+    monkeypatch.setattr("tasks.benchmark.PROGRAMS_VERSION", PROGRAMS_VERSION + 1)
+    assert (put(recipe_of(), "sft", "sft", **changed).key == before) is same
 
 
 @pytest.mark.parametrize(
