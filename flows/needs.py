@@ -10,11 +10,16 @@ from typing import Any
 
 from lorapar_core.base import locate
 from lorapar_core.checkpoints import KEPT
-from lorapar_core.config import Recipe, RuntimeConfig
+from lorapar_core.config import BenchmarkConfig, Recipe, RuntimeConfig
+from lorapar_core.data.benchmark_sets import Shown
+from lorapar_core.data.problems import Kind
 from lorapar_core.examples import token_rows
 from lorapar_core.memory import (
     FLOAT,
     STAGES,
+    TEMPLATE_TOKENS,
+    TOKEN_BYTES,
+    Asked,
     Device,
     Estimate,
     Lengths,
@@ -26,8 +31,11 @@ from lorapar_core.memory import (
 from lorapar_core.model_shape import ModelShape, read_shape
 from lorapar_core.process import has_gpu_driver
 from tasks.action import Action
+from tasks.benchmark import label_of
 
 GIB = 2**30
+_KINDS: Mapping[str, Kind] = {"mmlu": "choice", "humaneval": "code"}
+"""Of tasks that nobody has read; of others `generate`."""
 _shape_of = cache(read_shape)
 
 
@@ -41,25 +49,56 @@ def longest(recipe: Recipe, tokens: Path | None) -> Lengths:
     return Lengths(max(most["sft"], default=allowed.sft), max(most["grpo"], default=allowed.prompt))
 
 
-def memory(recipe: Recipe, missing: Sequence[Action], lengths: Lengths) -> Estimate | None:
+def asked(recipe: Recipe, config: BenchmarkConfig, shown: Shown | None) -> Asked:
+    """How a benchmark is put, by the bytes of its longest prompt.
+
+    `shown` is None while nobody has read the set. Then the question, and each worked example,
+    counts as long as SFT lets a row be.
+    """
+    tokens = (1 + config.shots) * recipe.sft.max_length
+    if shown:
+        prompts = (shown.prefixes[p.group] + p.prompt for p in shown.problems.values())
+        tokens = max(len(prompt.encode()) for prompt in prompts) // TOKEN_BYTES
+        tokens += TEMPLATE_TOKENS * (1 + config.shots)
+    if config.prompt == "as_sft":
+        tokens += len(recipe.grpo.system_prompt.encode()) // TOKEN_BYTES
+    kind = shown.kind if shown else _KINDS.get(config.task, "generate")
+    new = config.max_new_tokens or recipe.evaluation.max_new_tokens
+    return Asked(kind, tokens, 0 if kind == "choice" else new, drawn=config.samples > 1)
+
+
+def memory(
+    recipe: Recipe, missing: Sequence[Action], lengths: Lengths, shown: Mapping[str, Shown]
+) -> Estimate | None:
     """What the largest of the missing stages' processes needs; nothing where none holds a model.
 
-    None where a model isn't here yet, or is of a form that we don't know.
+    None where a model isn't here yet, or is of a form that we don't know. `shown` are the
+    benchmarks that have been read, by label.
     """
     held = [action for action in missing if action.stage in STAGES and action.place == "device"]
-    found = [_one(recipe, action, lengths) for action in held]
+    put = {b.label: asked(recipe, b, shown.get(b.label)) for b in recipe.evaluation.benchmarks}
+    found = [_one(recipe, action, lengths, put) for action in held]
     known = [one for one in found if one is not None]
     if len(known) < len(found):
         return None
     return max(known, key=lambda one: one.total, default=Estimate("", {}))
 
 
-def _one(recipe: Recipe, action: Action, lengths: Lengths) -> Estimate | None:
+def _one(
+    recipe: Recipe, action: Action, lengths: Lengths, put: Mapping[str, Asked]
+) -> Estimate | None:
     shape = _shape(*_model(recipe, action))
     if shape is None:
         return None
-    where = device(recipe.runtime)
-    return estimate(action.stage, recipe, shape, device=where, lengths=lengths, name=action.name)
+    return estimate(
+        action.stage,
+        recipe,
+        shape,
+        device=device(recipe.runtime),
+        lengths=lengths,
+        asked=put.get(label_of(action)) if action.stage == "evaluate" else None,
+        name=action.name,
+    )
 
 
 def _model(recipe: Recipe, action: Action) -> tuple[str, str]:
@@ -129,12 +168,15 @@ def _checkpoints(recipe: Recipe, action: Action, setup: Setup) -> int:
     return (KEPT + 1) * setup.elements * (FLOAT + state)
 
 
-def told(recipe: Recipe, missing: Sequence[Action], tokens: Path | None) -> dict[str, Any]:
+def told(
+    recipe: Recipe, missing: Sequence[Action], tokens: Path | None, shown: Mapping[str, Shown]
+) -> dict[str, Any]:
     """Both, in GiB, as a plan's fields; null where it isn't known.
 
-    `tokens` is the table of stage `prepare`, None before it has run.
+    `tokens` is the table of stage `prepare`, None before it has run; `shown` are the benchmarks
+    that can be read.
     """
-    found = memory(recipe, missing, longest(recipe, tokens))
+    found = memory(recipe, missing, longest(recipe, tokens), shown)
     written = disk(recipe, missing)
     details = found and {
         "stage": found.name,

@@ -12,11 +12,13 @@ from flows import needs, purchases
 from flows.pipeline import expected_entries, pipeline
 from flows.requirements import missing_keys, missing_packages, models
 from lorapar_core.base import locate
+from lorapar_core.benchmark import read_benchmark
 from lorapar_core.config import Recipe
+from lorapar_core.data.benchmark_sets import Shown, gather
 from lorapar_core.methods import expanded
 from lorapar_core.parquet import read_table
 from lorapar_core.teachers.ballot import Question
-from tasks.action import Action, Outcome
+from tasks.action import Action, External, Outcome
 from tasks.stage import look_up
 
 
@@ -75,7 +77,7 @@ def plan(recipe: Recipe, *, store: Store) -> dict[str, Any]:
         "absent": [name for name, revision in models(recipe) if not locate(name, revision).path],
         "missing_packages": missing_packages(recipe),
         "missing_keys": sorted(missing_keys(recipe, environment=os.environ).values()),
-        **needs.told(recipe, missing, _tokens(runner)),
+        **needs.told(recipe, missing, _tokens(runner), _shown(recipe, runner)),
     }
 
 
@@ -87,6 +89,22 @@ def _tokens(runner: PlanRunner) -> Path | None:
     """The table of tokens, where `prepare` is cached."""
     table = _prepared(runner)["tokens.parquet"]
     return runner.store.path(table) if isinstance(table, Ref) else None
+
+
+def _shown(recipe: Recipe, runner: PlanRunner) -> dict[str, Shown]:
+    """The benchmarks that a run has read, or that are files, by label."""
+    read = {action.name: (action, outcome) for action, outcome in runner.actions}
+    found = {}
+    for label in (config.label for config in recipe.evaluation.benchmarks):
+        action, outcome = read[f"benchmark[{label}]"]
+        problems, told = (outcome[role] for role in ("problems.parquet", "benchmark.json"))
+        files = {r: one.path for r, one in action.inputs.items() if isinstance(one, External)}
+        sets = {role for role in ("set", "shots_set") if action.config[role]}
+        if isinstance(problems, Ref) and isinstance(told, Ref):
+            found[label] = read_benchmark(runner.store.path(problems), runner.store.path(told))
+        elif all(files.get(role) for role in sets):
+            found[label] = gather(action.config, {role: p for role, p in files.items() if p})
+    return found
 
 
 def _examples(recipe: Recipe, runner: PlanRunner) -> dict[str, Question]:

@@ -9,8 +9,8 @@ autograd keeps, one by one (a test compares it with those that torch saves). Two
 measured, on a CPU: what a process holds once the libraries are imported, and the share of the
 activations that glibc's heap leaves in holes (`HOLES`).
 
-It is an upper bound: of rows as long as the longest (`Lengths`), and with every element of the
-adapter active, for theta's share isn't known before the partition. A process reads its host's
+It is an upper bound: of rows as long as the longest (`Lengths`, `Asked`), and with every element of
+the adapter active, for theta's share isn't known before the partition. A process reads its host's
 memory too: what is told for a GPU is the GPU's alone.
 """
 
@@ -20,7 +20,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from lorapar_core.choices import HEAD_PLACES
 from lorapar_core.config import GrpoConfig, PeftConfig, Recipe
+from lorapar_core.data.problems import Kind
 from lorapar_core.model_shape import ModelShape
 from lorapar_core.other_adapters import IA3_MODULES
 from lorapar_core.sharding import sharers
@@ -93,6 +95,19 @@ class Lengths:
         system = len(section.system_prompt.encode()) if section.prompt == "tags" else 0
         around = system // TOKEN_BYTES + TEMPLATE_TOKENS
         return cls(recipe.sft.max_length, section.max_prompt_length + around)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A benchmark as it is put to a model."""
+
+    kind: Kind
+    prompt: int
+    """Tokens of the longest prompt, worked examples among them."""
+    new: int = 0
+    """Tokens of the longest answer; a choice writes none."""
+    drawn: bool = False
+    """Whether answers are drawn, and not the likeliest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,11 +313,39 @@ def moments(recipe: Recipe, setup: Setup, lengths: Lengths) -> Parts:
 
 
 def evaluate(recipe: Recipe, setup: Setup, lengths: Lengths) -> Parts:
-    """Parts of greedy answers to `evaluation.batch_tokens` side by side."""
-    section, prompt = recipe.evaluation, setup.virtual_tokens + lengths.prompt
-    rows = max(1, section.batch_tokens // (prompt + section.max_new_tokens))
-    made = generation(setup, rows=rows, prompt=prompt, new=section.max_new_tokens, draws=2)
-    return {"adapter": setup.elements * FLOAT, **made}
+    """Parts of greedy answers to the recipe's own test problems."""
+    asked = Asked("generate", lengths.prompt, recipe.evaluation.max_new_tokens)
+    return benchmark(recipe, setup, asked)
+
+
+def benchmark(recipe: Recipe, setup: Setup, asked: Asked) -> Parts:
+    """Parts of the largest batches of test problems.
+
+    Batches are filled by tokens, up to `evaluation.batch_tokens`, or hold one longer row: keys and
+    values are those of a full batch, whatever its rows' lengths, activations those of the longest
+    prompts, and a choice's logits as many as the head may look at. What rows of choices begin with
+    alike goes through the model once, but is counted with each, and its keys and values once more.
+    """
+    longest = asked.prompt + asked.new
+    held = max(recipe.evaluation.batch_tokens, longest)
+    rows, prompt = held // longest, setup.virtual_tokens + asked.prompt
+    if asked.kind == "choice":  # a row behind virtual tokens goes by itself, with all its logits
+        beside, places = asked.prompt, max(HEAD_PLACES, prompt if setup.virtual_tokens else 0)
+        head = places * setup.shape.vocabulary * setup.width
+    else:
+        beside = rows * setup.virtual_tokens
+        head = (8 if asked.drawn else 2) * rows * setup.shape.vocabulary * FLOAT
+    row = _kept_by_layer(setup, Batch(1, prompt, masked=True))
+    parts = {
+        "keys and values": keys_and_values(setup, held + beside),
+        "activations": row * held // longest,  # shorter rows fill what whole ones would leave
+        "head": head,
+    }
+    return {
+        "adapter": setup.elements * FLOAT,
+        **parts,
+        **_holes(setup, HOLES * sum(parts.values())),
+    }
 
 
 def vote(_recipe: Recipe, setup: Setup, _lengths: Lengths) -> Parts:
@@ -333,6 +376,7 @@ def estimate(
     *,
     device: Device,
     lengths: Lengths | None = None,
+    asked: Asked | None = None,
     name: str = "",
 ) -> Estimate | None:
     """What a stage's process needs; None if `lora.modules` names others than we know.
@@ -341,6 +385,7 @@ def estimate(
         stage: one of `STAGES`.
         shape: the model's that it runs: the base's, or a local teacher's.
         lengths: the longest rows; those that the recipe allows if nobody has tokenised any.
+        asked: the benchmark that is put, where it isn't the recipe's own test set.
         name: what people call it, if not `stage`.
     """
     setup = setup_of(recipe, shape, device)
@@ -349,10 +394,11 @@ def estimate(
     training = stage in ("sft", "grpo")
     sharing = sharers(recipe.runtime) if training else 1
     weights = base_bytes(setup) if sharing == 1 else shared_base_bytes(setup, sharing)
-    parts = {
-        "base weights": weights,
-        **STAGES[stage](recipe, setup, lengths or Lengths.allowed(recipe)),
-    }
+    if asked:
+        made = benchmark(recipe, setup, asked)
+    else:
+        made = STAGES[stage](recipe, setup, lengths or Lengths.allowed(recipe))
+    parts = {"base weights": weights, **made}
     if device == "cpu":
         parts["libraries"] = LIBRARIES["training" if training else "other"]
     else:

@@ -78,6 +78,11 @@ def measure(
     )
 
 
+def label_of(action: Action) -> str:
+    """The benchmark that an evaluation puts; empty if it is the recipe's own test set."""
+    return action.name.removesuffix("]").partition("/")[2]
+
+
 def _ask(recipe: Recipe, config: BenchmarkConfig) -> dict[str, Any]:
     ask: dict[str, Any] = {"prompt": config.prompt, "samples": config.samples, "k": config.k}
     if config.samples > 1:

@@ -11,7 +11,7 @@ import pytest
 
 from lorapar_core import memory
 from lorapar_core.config import Recipe
-from lorapar_core.memory import Batch, Estimate, Setup, activations, estimate
+from lorapar_core.memory import Asked, Batch, Estimate, Setup, activations, estimate
 from lorapar_core.model_shape import ModelShape
 from lorapar_core.recipe import load_recipe, parse_recipe
 
@@ -144,6 +144,76 @@ def test_grpo_tells_the_larger_of_training_and_generation() -> None:
     assert "keys and values" not in training
     many = {"accumulation": 64, "activation_checkpointing": True}  # completions made at once
     assert "keys and values" in needs("grpo", grpo=many).parts
+
+
+HALF: dict[str, Any] = {
+    "model": {"dtype": "bfloat16"},
+    "lora": {"r": 8, "modules": "QKVGUD"},
+    "evaluation": {"batch_tokens": 8192},
+}
+A_TOKENS_CACHE = 33 * 2 * 4096 * 2
+"""Bytes: a key and a value of 4096 numbers in each of 32 layers, and of one that is copied."""
+A_TOKEN = 2 * 4 * 4097 + 6 * 8 * 2 + 3 * 11008 * 2 + (5 * 4096 + 11008) * 2 + 4 * 4096 * 2 + 4 * 32
+"""Bytes of a layer's tensors: two norms, six low ranks, the MLP's gate, what six modules read, and
+attention's queries, keys, values and output, with a sum for each head. The mask comes to it."""
+
+
+def put(asked: Asked, *, device: memory.Device = "gpu", **sections: Any) -> dict[str, int]:
+    chosen = recipe(**{**HALF, **sections})
+    found = estimate("evaluate", chosen, LLAMA2_7B, device=device, asked=asked)
+    assert found is not None
+    return dict(found.parts)
+
+
+def test_a_benchmark_that_is_written_fills_its_batches() -> None:
+    """16 rows of 300 tokens and 212 new ones, chosen from two tensors of 32,000 logits each."""
+    parts = put(Asked("generate", 300, 212))
+    assert parts["keys and values"] == 8192 * A_TOKENS_CACHE == 4_429_185_024
+    assert parts["activations"] == 16 * 300 * (A_TOKEN + 300 * 2) == 937_881_600
+    assert parts["head"] == 2 * 16 * 32_000 * 4
+    assert put(Asked("code", 300, 212, drawn=True))["head"] == 8 * 16 * 32_000 * 4
+    assert put(Asked("code", 300, 212)) == parts
+
+
+def test_rows_that_leave_room_make_way_for_shorter_ones() -> None:
+    """Of 5000 tokens one row goes into a batch, of a few less than the half two."""
+    parts = put(Asked("generate", 4700, 300))
+    assert parts["keys and values"] == 8192 * A_TOKENS_CACHE
+    assert parts["activations"] == 4700 * (A_TOKEN + 4700 * 2) * 8192 // 5000
+
+
+def test_a_row_longer_than_a_batch_goes_alone() -> None:
+    parts = put(Asked("generate", 9000, 1000))
+    assert parts["keys and values"] == 10_000 * A_TOKENS_CACHE
+    assert parts["activations"] == 9000 * (A_TOKEN + 9000 * 2)
+    assert parts["head"] == 2 * 32_000 * 4
+
+
+def test_choices_hold_their_prefix_once_more_and_1024_places() -> None:
+    parts = put(Asked("choice", 2000))
+    assert parts["keys and values"] == (8192 + 2000) * A_TOKENS_CACHE == 5_510_529_024
+    assert parts["activations"] == 8192 * (A_TOKEN + 2000 * 2) == 1_628_504_064
+    assert parts["head"] == 1024 * 32_000 * 2
+
+
+def test_a_choice_behind_virtual_tokens_has_logits_everywhere() -> None:
+    tuned = {"peft": {"kind": "prompt-tuning", "virtual_tokens": 20}}
+    assert put(Asked("choice", 2000), **tuned)["head"] == 2020 * 32_000 * 2
+    assert put(Asked("choice", 500), **tuned)["head"] == 1024 * 32_000 * 2
+
+
+def test_a_cpu_has_holes_of_what_an_evaluation_makes() -> None:
+    parts = put(Asked("generate", 300, 212), device="cpu")
+    made = sum(parts[name] for name in ("keys and values", "activations", "head"))
+    assert parts["heap holes"] == round(0.2 * made)
+
+
+def test_the_own_test_set_is_one_more_that_is_written() -> None:
+    lengths = memory.Lengths(sft=500, prompt=300)
+    chosen = recipe(**{**HALF, "evaluation": {"batch_tokens": 8192, "max_new_tokens": 212}})
+    own = estimate("evaluate", chosen, LLAMA2_7B, device="gpu", lengths=lengths)
+    assert own is not None
+    assert own.parts == put(Asked("generate", 300, 212))
 
 
 def test_parts_stand_in_order_and_add_up() -> None:

@@ -7,18 +7,23 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tiny_benchmarks import write_rows
 from tiny_gguf import write_tiny_gguf
 from tiny_recipe import tiny_recipe, write_tiny_recipe
 
 from artifacts import Store
 from flows import needs
 from flows.cli import main
+from flows.pipeline import pipeline
 from flows.plan import plan
 from lorapar_core import process
-from lorapar_core.config import RuntimeConfig
-from lorapar_core.memory import Lengths
+from lorapar_core.config import Recipe, RuntimeConfig
+from lorapar_core.data.benchmark_sets import Shown
+from lorapar_core.data.problems import Problem
+from lorapar_core.memory import Asked, Lengths
 from lorapar_core.model_shape import read_shape
 from lorapar_core.parquet import write_table
 from lorapar_core.prepare import TOKENS
@@ -72,7 +77,7 @@ def test_a_person_sees_the_parts_that_count(
 
 
 def test_a_finished_recipe_needs_nothing(tiny_model: Path) -> None:
-    told = needs.told(parse_recipe(tiny_recipe(tiny_model)), [], None)
+    told = needs.told(parse_recipe(tiny_recipe(tiny_model)), [], None, {})
     assert (told["memory_gib"], told["disk_gib"]) == (0.0, 0.0)
     assert needs.memory_line(told) == "memory: no stage that is left holds a model"
 
@@ -92,7 +97,6 @@ def test_tokenised_examples_are_as_long_as_they_are(tiny_model: Path, tmp_path: 
 
 def test_a_prepared_recipe_is_planned_by_its_tokens(tiny_model: Path, tmp_path: Path) -> None:
     from flows.local import LocalRunner
-    from flows.pipeline import pipeline
     from flows.plan import PlanRunner
 
     recipe, store = parse_recipe(tiny_recipe(tiny_model)), Store.open(tmp_path / "store")
@@ -105,10 +109,94 @@ def test_a_prepared_recipe_is_planned_by_its_tokens(tiny_model: Path, tmp_path: 
     assert plan(recipe, store=store)["memory_gib"] < before
 
 
+def with_benchmark(
+    model: Path, *, evaluation: dict[str, Any] | None = None, **benchmark: Any
+) -> Recipe:
+    put = {"benchmarks": [benchmark], "max_new_tokens": 8, "batch_tokens": 600}
+    return parse_recipe({**tiny_recipe(model), "evaluation": {**put, **(evaluation or {})}})
+
+
+def asked(recipe: Recipe, shown: Shown | None = None) -> Asked:
+    (config,) = recipe.evaluation.benchmarks
+    return needs.asked(recipe, config, shown)
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"task": "gsm8k"}, Asked("generate", 256, 8)),
+        ({"task": "gsm8k", "shots": 3, "max_new_tokens": 9}, Asked("generate", 4 * 256, 9)),
+        ({"task": "mmlu", "shots": 5}, Asked("choice", 6 * 256)),
+        ({"task": "humaneval"}, Asked("code", 256, 8)),
+        ({"task": "humaneval", "samples": 2}, Asked("code", 256, 8, drawn=True)),
+        ({"task": "svamp", "prompt": "as_sft"}, Asked("generate", 256 + 10, 8)),
+    ],
+    ids=str,
+)
+def test_a_benchmark_that_nobody_has_read_counts_as_sft_allows(
+    tiny_model: Path, config: dict[str, Any], expected: Asked
+) -> None:
+    recipe = with_benchmark(tiny_model, **config)
+    recipe = recipe.model_copy(
+        update={"grpo": recipe.grpo.model_copy(update={"system_prompt": "x" * 30})}
+    )
+    assert asked(recipe) == expected
+
+
+def test_a_benchmark_that_is_here_counts_its_longest_prompt(tiny_model: Path) -> None:
+    """Of both groups, each behind its own worked examples: 6 + 600 bytes against 306 + 3."""
+    problems = {
+        "a": Problem("choice", "?", "x" * 600, group="first", choices=("1", "2")),
+        "b": Problem("choice", "?", "x" * 3, group="second", choices=("1", "2")),
+    }
+    prefixes = {"first": "y" * 6, "second": "y" * 306}
+    shown = Shown("mmlu", "choice", problems, {}, prefixes, [])
+    assert asked(with_benchmark(tiny_model, task="mmlu"), shown) == Asked("choice", 202 + 32)
+    shots = with_benchmark(tiny_model, task="mmlu", shots=2)
+    assert asked(shots, shown) == Asked("choice", 202 + 3 * 32)
+
+
+def test_a_plan_tells_of_the_largest_benchmark(tiny_model: Path, tmp_path: Path) -> None:
+    rows = [{"prompt": "How many? " * 900, "answer": "1"}]
+    small = {"name": "small", "task": "svamp"}
+    source = write_rows(tmp_path / "rows.jsonl", rows)
+    large = {"name": "large", "task": "file", "source": str(source)}
+    put = {"benchmarks": [small, large], "batch_tokens": 1 << 19}
+    recipe = with_benchmark(tiny_model, evaluation=put)
+    details = plan(recipe, store=Store.open(tmp_path / "store"))["memory"]
+    assert re.fullmatch(r"evaluate\[(base|sft|grpo)/large\]", details["stage"])
+    assert details["parts_gib"]["activations"] > details["parts_gib"]["libraries"]
+
+
+def test_what_a_run_has_read_is_planned_by_its_problems(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows.local import LocalRunner
+    from flows.plan import PlanRunner, _shown
+
+    rows = write_rows(tmp_path / "rows.jsonl", [{"prompt": "How many?", "answer": "1"}])
+    recipe = with_benchmark(tiny_model, task="file", source=str(rows))
+    store = Store.open(tmp_path / "store")
+
+    def put() -> Asked:
+        planner = PlanRunner(store)
+        pipeline(recipe, planner)
+        (shown,) = _shown(recipe, planner).values()
+        return asked(recipe, shown)
+
+    before = put()
+    planner = PlanRunner(store)
+    pipeline(recipe, planner)
+    action = next(action for action, _ in planner.actions if action.stage == "benchmark")
+    with LocalRunner(recipe, store=store, say=lambda _: None) as runner:
+        runner.submit(action).result()
+    monkeypatch.setattr("flows.plan.gather", None)
+    assert put() == before
+
+
 def test_disk_counts_copies_of_the_base_and_all_of_the_adapter(
     tiny_model: Path, tmp_path: Path
 ) -> None:
-    from flows.pipeline import pipeline
     from flows.plan import PlanRunner
 
     def written(**sections: object) -> int:

@@ -14,7 +14,7 @@ from lorapar_core.config import BenchmarkConfig, Recipe
 from lorapar_core.data.sources import Source
 from lorapar_core.recipe import merge, parse_recipe
 from tasks.action import Action, External, Outcome
-from tasks.benchmark import PROGRAMS_VERSION, benchmark, measure
+from tasks.benchmark import PROGRAMS_VERSION, benchmark, label_of, measure
 from tasks.prepare import Located
 
 READ = Outcome(
@@ -177,4 +177,5 @@ def test_the_last_stage_decides_how_it_is_asked_as_in_training() -> None:
     assert put(recipe, "grpo", "grpo", prompt="as_sft").config["answer_format"] == "tags"
     assert put(recipe, "grpo", "grpo", prompt="plain").config["answer_format"] == "hash"
     assert put(recipe, "grpo", "grpo").name == "evaluate[grpo/gsm8k]"
+    assert label_of(put(recipe, "sft[2]", "sft", name="my-own")) == "my-own"
     assert "adapter" not in put(recipe, "base", "sft").inputs
