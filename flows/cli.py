@@ -235,7 +235,7 @@ def _sweep(options: argparse.Namespace) -> int:
     else:
         print(f"{sweep_tables(summary['results'])}\n\nreport   {summary['report']}")
     if options.markdown:
-        text = f"{Path(summary['markdown']).read_text()}\nMade by `{command}`.\n"
+        text = f"{Path(summary['markdown']).read_text('utf-8')}\nMade by `{command}`.\n"
         write_whole(options.markdown, text.encode(), tmp=options.markdown.parent)
     if failed := failed_line(summary):
         print(f"lorapar: {failed}; the same command goes on with them", file=sys.stderr)

@@ -18,17 +18,20 @@ TRAINING = ("sft", "grpo")
 
 def sweep_footprint(found: Mapping[Trial, Result], *, store: Store) -> dict[str, Any]:
     """Plain values: `training` by point and stage, `stages` by kind, `machines`, `commits`,
-    `recipe` (the first trial's, as its report tells it), and `reports` (trial -> digest of its
-    page).
+    `recipe` (a trial's, as its report tells it, and the trial's name), and `reports` (trial ->
+    digest of its page).
 
     `found`: finished trials, and what is in the store of each.
     """
     records = {}
     asked: dict[str, list[str]] = {}
+    recipe: dict[str, Any] = {}
     training: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for trial, result in found.items():
         for outcome, record in recorded(result.outcomes, store=store):
             records[record.key] = record
+            if record.stage == "report" and not recipe:
+                recipe = {"trial": trial.name, "sections": record.config["recipe"]}
             asked.setdefault(record.stage, []).append(record.key)
             if record.stage in TRAINING:
                 place = (trial.point.label, outcome.name)
@@ -50,7 +53,7 @@ def sweep_footprint(found: Mapping[Trial, Result], *, store: Store) -> dict[str,
         ],
         "machines": machines_of(records.values()),
         "commits": commits_of(records.values()),
-        "recipe": next((r.config["recipe"] for r in records.values() if r.stage == "report"), {}),
+        "recipe": recipe,
         "reports": {
             trial.name: result.report.digest
             for trial, result in found.items()

@@ -40,6 +40,10 @@ class SandboxError(LoraparError):
     """Code can't be run apart from the rest of the machine."""
 
 
+class SandboxLate(SandboxError):
+    """A sandbox wasn't ready in time, which says nothing of whether it can be closed."""
+
+
 class Stopped(LoraparError):
     """A stage was asked to end, and kept what it had done."""
 

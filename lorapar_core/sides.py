@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 import secrets
 import select
@@ -22,20 +21,20 @@ from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from typing import IO, Literal
 
-from lorapar_core.errors import SandboxError
+from lorapar_core.errors import SandboxError, SandboxLate
 from lorapar_core.isolation import Tool, sandboxed_command
 
 Outcome = Literal["passed", "failed", "out of CPU time", "timed out"]
 """What became of a program. *failed*: by its tests or by itself, as by running out of memory;
-*out of CPU time*: it or its tests took all of `Limits.cpu_s`; *timed out*: on the clock."""
+*out of CPU time*: it failed, and it or its tests took nearly all of `Limits.cpu_s`; *timed out*: on
+the clock."""
 
 _LOGGER = logging.getLogger("lorapar.sandbox")
-_KILLED = {"": -signal.SIGKILL, "bubblewrap": 128 + signal.SIGKILL, "unshare": 1}
-"""Tool -> how a side ends that the kernel kills; `unshare` ends like that after any failure."""
 _PAUSE_S = 0.002
 _PATIENCE_S = 0.5
-_ENDING_S = 5.0
-"""How long a side may take to end whose other side has ended, before it is taken to go on."""
+_NEARLY = 0.85
+"""The share of `Limits.cpu_s` that a side took which the kernel ended for it: the limit counts by
+ticks, which on a busy machine are a tenth or more off what `wait4` tells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +70,8 @@ def run_apart(program: str, trusted: Trusted, *, tool: Tool | None, limits: Limi
     """Start both sides, wait for the verdict, and leave nothing of them.
 
     Raises:
-        SandboxError: one of them couldn't be closed, or wasn't ready in time, twice. None of the
-            program was run.
+        SandboxError: one of them couldn't be closed; none of the program was run.
+        SandboxLate: one of them wasn't ready in time, twice; none either.
     """
     late: list[str] = []
     for _ in range(2):
@@ -83,8 +82,10 @@ def run_apart(program: str, trusted: Trusted, *, tool: Tool | None, limits: Limi
             late = [side.role for side in sides if not side.is_ready(deadline)]
             if not late:
                 return _outcome(verdict, proof, sides, limits)
+            for side in sides:  # the program first: it runs once the tests ask
+                side.kill()
     what = tool.path if tool else "Python"
-    raise SandboxError(
+    raise SandboxLate(
         f"{what} had no process ready for the {' and the '.join(late)} in {limits.start_s:g} s, "
         "nor in a second try; if this machine is too busy, run less on it at a time (fewer "
         f"runtime.threads), else find out why {what} hangs"
@@ -132,8 +133,10 @@ def _outcome(verdict: int, proof: str, sides: list[_Side], limits: Limits) -> Ou
     if said:
         _LOGGER.warning("no program can pass these tests: they %s", said)
         return "failed"
-    spent = any(side.is_out_of_cpu_time(limits) for side in reversed(sides))
-    return "out of CPU time" if spent else "failed"
+    for side in sides:
+        side.end()
+    spent = max(side.cpu_s for side in sides)
+    return "out of CPU time" if spent > _NEARLY * limits.cpu_s else "failed"
 
 
 def _heard(pipe: int, deadline: float) -> str | None:
@@ -155,7 +158,7 @@ class _Side:
 
     def __init__(self, job: dict[str, object], ends: dict[str, int], tool: Tool | None) -> None:
         self.role = str(job["role"])
-        self._killed, self._cpu_s = _KILLED[tool.name if tool else ""], 0.0
+        self.cpu_s = 0.0
         self._stack = ExitStack()
         given, self._complaint = (self._file() for _ in range(2))
         folder = "/"
@@ -201,27 +204,6 @@ class _Side:
             raise SandboxError(f"the sandbox can't be closed: {reason or 'no reason given'}")
         return said is not None
 
-    def is_out_of_cpu_time(self, limits: Limits) -> bool:
-        """Whether the kernel has ended it for that: it looks killed, and took half of it at least.
-
-        The limit counts by ticks. On a busy machine they are a tenth or more off what it took.
-        """
-        killed = self._has_ended(_ENDING_S) and self._process.returncode == self._killed
-        return killed and self._cpu_s > limits.cpu_s / 2
-
-    def _has_ended(self, patience_s: float) -> bool:
-        deadline = time.monotonic() + patience_s
-        while self._process.returncode is None:
-            process, status, used = os.wait4(self._process.pid, os.WNOHANG)
-            if process:
-                self._process.returncode = os.waitstatus_to_exitcode(status)
-                self._cpu_s = used.ru_utime + used.ru_stime
-            elif time.monotonic() > deadline:
-                return False
-            else:
-                time.sleep(_PAUSE_S)
-        return True
-
     def end(self) -> None:
         """End all of its processes: they can leave neither session nor group.
 
@@ -229,8 +211,34 @@ class _Side:
         together with the process that made its namespaces is left, dead, to the machine's init,
         which a container may not have.
         """
-        self._has_ended(_PATIENCE_S)
+        try:
+            self._wait(_PATIENCE_S)
+        finally:
+            self.kill()
+
+    def kill(self) -> None:
+        """End them now. `cpu_s` tells then what they took."""
+        if self._process.returncode is not None:
+            return
         with suppress(ProcessLookupError, PermissionError):  # macOS refuses for one that has ended
             os.killpg(self._process.pid, signal.SIGKILL)
-        self._has_ended(math.inf)
-        self._stack.close()
+        try:
+            _, status, used = os.wait4(self._process.pid, 0)
+            self._process.returncode = os.waitstatus_to_exitcode(status)
+            self.cpu_s = used.ru_utime + used.ru_stime
+        except ChildProcessError:  # SIGCHLD is ignored, so the kernel has forgotten it
+            self._process.returncode = 0
+        finally:
+            self._stack.close()
+
+    def _wait(self, patience_s: float) -> None:
+        """Until it has ended. It is not reaped, so that its group's number stays its own."""
+        if self._process.returncode is not None or not hasattr(os, "waitid"):  # macOS
+            return
+        deadline = time.monotonic() + patience_s
+        options = os.WEXITED | os.WNOWAIT | os.WNOHANG
+        with suppress(ChildProcessError):
+            while not os.waitid(os.P_PID, self._process.pid, options):
+                if time.monotonic() > deadline:
+                    return
+                time.sleep(_PAUSE_S)

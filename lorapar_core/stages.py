@@ -42,8 +42,8 @@ STAGES: dict[str, Stage] = {
     "grpo": Stage(5, "lorapar_core.grpo"),
     "benchmark": Stage(1, "lorapar_core.benchmark"),
     "evaluate": Stage(1, "lorapar_core.evaluate"),
-    "report": Stage(4, "lorapar_core.report"),
-    "sweep": Stage(2, "lorapar_core.sweep_results"),
+    "report": Stage(5, "lorapar_core.report"),
+    "sweep": Stage(3, "lorapar_core.sweep_results"),
 }
 
 

@@ -45,11 +45,11 @@ Key = tuple[str, str, int]
 def run(spec: Spec, out: Path) -> None:
     results = compared(spec)
     text = json.dumps(results, indent=2, sort_keys=True, ensure_ascii=False)
-    (out / "results.json").write_text(text + "\n")
+    (out / "results.json").write_text(text + "\n", encoding="utf-8")
     title = f"LoRA-PAR: sweep {spec.config['sweep']} of {spec.config['recipe']}"
     page = blocks(results, spec.digests)
-    (out / "report.md").write_text(as_markdown(title, page))
-    (out / "report.html").write_text(as_html(title, page, head=head(results)))
+    (out / "report.md").write_text(as_markdown(title, page), encoding="utf-8")
+    (out / "report.html").write_text(as_html(title, page, head=head(results)), encoding="utf-8")
 
 
 def compared(spec: Spec) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def sweep_blocks(taken: Taken, *, command: str) -> list[Block]:
         _training(taken["training"]),
         _stages(taken["stages"]),
         again(taken, command, of_file=False),
-        _recipe(taken["recipe"]),
+        *_recipe(taken["recipe"]),
         _reports(taken["reports"]),
     ]
 
@@ -81,10 +81,13 @@ def _stages(stages: Sequence[Taken]) -> Block:
     return Block("Stages of all trials", words, header, rows, under=True)
 
 
-def _recipe(recipe: Mapping[str, Any]) -> Block:
-    rows = [[section, json.dumps(value, ensure_ascii=False)] for section, value in recipe.items()]
-    words = "The first trial's; the others differ in what the sweep moves and in their seeds."
-    return Block("Recipe", words, ["section", "value"], rows, under=True)
+def _recipe(recipe: Mapping[str, Any]) -> list[Block]:
+    if not recipe:
+        return []
+    sections = recipe["sections"].items()
+    rows = [[section, json.dumps(value, ensure_ascii=False)] for section, value in sections]
+    words = f"That of {recipe['trial']}; others differ in what the sweep moves and in their seeds."
+    return [Block("Recipe", words, ["section", "value"], rows, under=True)]
 
 
 def _reports(reports: Mapping[str, str]) -> Block:

@@ -8,11 +8,8 @@ from lorapar_core.config import BenchmarkConfig, Recipe
 from tasks.action import UNKNOWN, Action, External, Input, Outcome
 from tasks.model import settings
 from tasks.prepare import Located
+from tasks.programs import JUDGED
 from tasks.train import answer_format
-
-PROGRAMS_VERSION = 2
-"""Of how programs are judged, and what is kept of it. Part of the keys where there may be any, so
-that other evaluations stay when it is raised."""
 
 
 def benchmark(config: BenchmarkConfig, *, test: Located, shots: Located | None) -> Action:
@@ -62,7 +59,7 @@ def measure(
     }
     if config.task == "mmlu":
         del evaluation["max_new_tokens"]  # it generates nothing
-    judged = {"programs": PROGRAMS_VERSION} if config.task in ("humaneval", "file") else {}
+    judged = JUDGED if config.task in ("humaneval", "file") else {}
     return Action(
         "evaluate",
         f"evaluate[{after}/{config.label}]",

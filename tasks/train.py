@@ -7,6 +7,10 @@ from typing import Any
 from lorapar_core.config import Recipe, StageConfig
 from tasks.action import Action, Input
 from tasks.model import settings
+from tasks.programs import JUDGED
+
+RUN_PROGRAMS = {"code", "execution"}
+"""Rewards that do."""
 
 
 def train(
@@ -46,7 +50,8 @@ def train(
     if recipe.grpo.engine == "transformers":  # as it was when there was no other: the key stays
         excluded.add("engine")
     section = recipe.grpo.model_dump(mode="json", exclude=excluded)
-    config = {**common, "grpo": section, "answer_format": answer_format(recipe, "grpo")}
+    judged = JUDGED if RUN_PROGRAMS & recipe.grpo.rewards.keys() else {}
+    config = {**common, **judged, "grpo": section, "answer_format": answer_format(recipe, "grpo")}
     inputs["examples"] = examples
     # PiSSA and OLoRA train on a residual: with their first adapter it is the base model.
     residual = recipe.lora.residual

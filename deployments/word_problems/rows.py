@@ -96,8 +96,10 @@ def training(path: Path) -> tuple[list[dict[str, str]], list[str]]:
                 rows.append(_row(question, worked, answer))
             except (_Unworked, ZeroDivisionError) as error:
                 left_out.append(f"{row['Question']}: {error}")
-            except (KeyError, AttributeError, ValueError) as error:
+            except (KeyError, AttributeError, TypeError, ValueError) as error:
                 raise DataError(f"{path}: no row of MAWPS's ({error!r}): {row}") from error
+    if not rows:
+        raise DataError(f"{path}: no row of MAWPS's can be worked; is it the published file?")
     return rows, left_out
 
 

@@ -37,7 +37,7 @@ SWEEP_TAKEN = {
     "stages": [{"stage": "moments", "asked": 152, "computed": 16, "seconds": 44.4}],
     "machines": [{"processor": HOSTILE, "libraries": {"torch": HOSTILE}}],
     "commits": [],
-    "recipe": {"name": HOSTILE},
+    "recipe": {"trial": HOSTILE, "sections": {"name": HOSTILE}},
     "reports": {HOSTILE: "0" * 64},
 }
 

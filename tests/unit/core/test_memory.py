@@ -166,12 +166,13 @@ def put(asked: Asked, *, device: memory.Device = "gpu", **sections: Any) -> dict
 
 
 def test_a_benchmark_that_is_written_fills_its_batches() -> None:
-    """16 rows of 300 tokens and 212 new ones, chosen from two tensors of 32,000 logits each."""
+    """16 rows of 300 tokens and 212 new ones; or 33 of 32, whose new ones are chosen from two
+    tensors of 32,000 logits each."""
     parts = put(Asked("generate", 300, 212))
     assert parts["keys and values"] == 8192 * A_TOKENS_CACHE == 4_429_185_024
     assert parts["activations"] == 16 * 300 * (A_TOKEN + 300 * 2) == 937_881_600
-    assert parts["head"] == 2 * 16 * 32_000 * 4
-    assert put(Asked("code", 300, 212, drawn=True))["head"] == 8 * 16 * 32_000 * 4
+    assert parts["head"] == 2 * 33 * 32_000 * 4
+    assert put(Asked("code", 300, 212, drawn=True))["head"] == 8 * 33 * 32_000 * 4
     assert put(Asked("code", 300, 212)) == parts
 
 
@@ -186,7 +187,7 @@ def test_a_row_longer_than_a_batch_goes_alone() -> None:
     parts = put(Asked("generate", 9000, 1000))
     assert parts["keys and values"] == 10_000 * A_TOKENS_CACHE
     assert parts["activations"] == 9000 * (A_TOKEN + 9000 * 2)
-    assert parts["head"] == 2 * 32_000 * 4
+    assert parts["head"] == 2 * 9 * 32_000 * 4
 
 
 def test_choices_hold_their_prefix_once_more_and_1024_places() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import time
 from collections.abc import Callable, Iterator
 from itertools import chain, repeat
@@ -10,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from lorapar_core import sides
-from lorapar_core.errors import SandboxError
+from lorapar_core import sandbox, sides
+from lorapar_core.errors import ConfigError, SandboxError, SandboxLate
 from lorapar_core.isolation import Tool, sandboxed_command
-from lorapar_core.sandbox import outcome
+from lorapar_core.sandbox import outcome, require_sandbox
 from lorapar_core.sides import Limits, Trusted, run_apart
 from tests.unit.core.test_isolation import EACH
 from tests.unit.core.test_sandbox import programs_running
@@ -96,6 +97,45 @@ def test_a_start_that_hangs_twice_is_an_error_and_no_verdict(
     assert not programs_running() - before
 
 
+def test_a_program_whose_tests_come_late_isnt_run(delayed: Delay, tmp_path: Path) -> None:
+    """Nor while it is ended: they would ask a moment later."""
+    delayed(0, 1.3, 0, 1.3)
+    touched = tmp_path / "touched"
+    program = f"open({str(touched)!r}, 'w').close()"
+    with pytest.raises(SandboxLate):
+        run_apart(program, Trusted("x = 1"), tool=None, limits=Limits(start_s=1))
+    assert not touched.exists()
+
+
+def test_a_slow_start_is_no_reason_for_a_weaker_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+
+    def late(*_: object, tool: Tool, **_how: object) -> None:
+        tried.append(tool.name)
+        raise SandboxLate("too late")
+
+    monkeypatch.setattr(sandbox, "run_apart", late)
+    monkeypatch.setattr(sandbox, "tools", lambda: (Tool("bubblewrap", "b"), Tool("unshare", "u")))
+    monkeypatch.setattr(sandbox, "_found", {})
+    with pytest.raises(ConfigError, match="too late") as refused:
+        require_sandbox("isolated")
+    assert tried == ["bubblewrap"]
+    assert "runtime.sandbox: limits" not in str(refused.value)
+
+
+def test_where_nobody_waits_for_children_programs_are_run_all_the_same() -> None:
+    """A supervisor may have left SIGCHLD ignored."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    opened = len([*Path("/proc/self/fd").iterdir()])
+    try:
+        assert run_apart(*RIGHT, tool=None, limits=Limits()) == "passed"
+        wrong = Trusted("assert x == 2", names=("x",))
+        assert run_apart("x = 1", wrong, tool=None, limits=Limits()) == "failed"
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert len([*Path("/proc/self/fd").iterdir()]) == opened
+
+
 def test_a_side_that_fails_to_start_says_why_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(_tool: Tool | None) -> tuple[list[str], dict[str, object]]:
         return ["/bin/sh", "-c", "echo no room >&2"], {}
@@ -106,6 +146,10 @@ def test_a_side_that_fails_to_start_says_why_at_once(monkeypatch: pytest.MonkeyP
 
 
 LOOP = "def f():\n    while True: pass"
+HALF = (
+    "import time\ndef f():\n    begun = time.process_time()\n"
+    "    while time.process_time() - begun < 0.6: pass"
+)
 
 
 @EACH
@@ -122,6 +166,8 @@ LOOP = "def f():\n    while True: pass"
         ("import os; os.closerange(3, 64)", "", "failed"),
         (LOOP, "f()", "out of CPU time"),
         ("x = 1", "while x: pass", "out of CPU time"),
+        (HALF, "f(); assert False", "failed"),
+        (HALF, "f(); f()", "out of CPU time"),
     ],
 )
 def test_what_became_of_a_program(tool: Tool, program: str, tests: str, expected: str) -> None:

@@ -29,7 +29,7 @@ def taken(**parts: Any) -> dict[str, Any]:
     empty = {
         "machines": [],
         "commits": [],
-        "recipe": {"name": "lab"},
+        "recipe": {"trial": "theta 0.9, seed 0", "sections": {"name": "lab"}},
         "reports": {"theta 0.9, seed 0": "0" * 64},
     }
     return {**empty, "training": [TRAINED], "stages": [SHARED], **parts}
@@ -42,6 +42,7 @@ def test_training_is_told_by_point_and_stages_by_how_often_they_were_computed() 
     ]
     assert stages.rows == [["moments", "152", "16", "44.4"]]
     assert recipe.rows == [["name", '"lab"']]
+    assert recipe.words.startswith("That of theta 0.9, seed 0;")
     assert reports.rows == [["theta 0.9, seed 0", "0" * 64]]
 
 

@@ -98,6 +98,8 @@ def test_another_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture
     [
         (rows.TRAIN, "Question,Numbers\nq,1.0\n"),
         (rows.TRAIN, "Question,Numbers,Equation,Answer\nq,one,number0,1.0\n"),
+        (rows.TRAIN, "Question,Numbers,Equation,Answer\nq,1.0,number0\n"),
+        (rows.TRAIN, "Question,Numbers,Equation,Answer\n"),
         (rows.TEST, "[{}]"),
         (rows.TEST, "{"),
     ],
