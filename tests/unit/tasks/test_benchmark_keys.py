@@ -14,8 +14,9 @@ from lorapar_core.config import BenchmarkConfig, Recipe
 from lorapar_core.data.sources import Source
 from lorapar_core.recipe import merge, parse_recipe
 from tasks.action import Action, External, Outcome
-from tasks.benchmark import PROGRAMS_VERSION, benchmark, label_of, measure
+from tasks.benchmark import benchmark, label_of, measure
 from tasks.prepare import Located
+from tasks.programs import JUDGED
 
 READ = Outcome(
     "benchmark[a]",
@@ -144,7 +145,7 @@ def test_how_programs_are_judged_changes_what_may_hold_programs(
     changed: dict[str, Any], same: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = put(recipe_of(), "sft", "sft", **changed).key
-    monkeypatch.setattr("tasks.benchmark.PROGRAMS_VERSION", PROGRAMS_VERSION + 1)
+    monkeypatch.setattr("tasks.benchmark.JUDGED", {"programs": JUDGED["programs"] + 1})
     assert (put(recipe_of(), "sft", "sft", **changed).key == before) is same
 
 

@@ -10,6 +10,7 @@ from tiny_recipe import tiny_recipe
 
 from lorapar_core.recipe import parse_recipe
 from tasks.action import Action, External
+from tasks.programs import JUDGED
 from tasks.train import train
 
 DIGESTS = {
@@ -49,3 +50,15 @@ def test_the_initial_adapter_is_read_where_it_is_the_kl_reference(
     if reads:
         assert action.inputs["reference"] == DIGESTS["initial"]
     assert action.inputs["adapter"] == DIGESTS["adapter"]
+
+
+@pytest.mark.parametrize(
+    ("rewards", "same"),
+    [({"correctness": 1}, True), ({"code": 1}, False), ({"correctness": 1, "execution": 1}, False)],
+)
+def test_how_programs_are_judged_is_in_the_key_where_a_reward_runs_them(
+    rewards: dict[str, float], same: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = grpo("gaussian", rewards=rewards).key
+    monkeypatch.setattr("tasks.train.JUDGED", {"programs": JUDGED["programs"] + 1})
+    assert (grpo("gaussian", rewards=rewards).key == before) is same
