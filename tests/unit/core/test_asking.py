@@ -854,11 +854,11 @@ def test_at_the_cap_what_was_begun_is_ended(ledger: Path) -> None:
 
 def test_votes_that_come_to_nothing_are_given_back(ledger: Path) -> None:
     with purse_of(ledger, votes_cap=10) as purse:
-        asked = ask(
-            ledger, named(3), Teacher(lambda *_: failed()), purse=purse, deadline_s=5, outage_s=9999
-        )
-        assert (in_purse(ledger)["votes"], in_purse(ledger)["votes_reserved"]) == (0, 0)
-    assert set(asked.late) == set(named(3))
+        teacher = Teacher(lambda i, _: said() if i == "q0" else failed())
+        asked = ask(ledger, named(4), teacher, purse=purse, deadline_s=5, outage_s=9999)
+        assert (in_purse(ledger)["votes"], in_purse(ledger)["votes_reserved"]) == (1, 0)
+    assert asked.labels() == {"q0": 1}
+    assert set(asked.late) == {"q1", "q2", "q3"}
 
 
 def test_votes_that_are_too_dear_are_given_back(ledger: Path) -> None:
