@@ -32,7 +32,7 @@ COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generat
 HEADER := Written by 'make lock'. Install with: pip install --no-deps --require-hashes
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint lab word-problems bench lock clean
+.PHONY: help setup demo test test-slow lint lab word-problems svamp bench lock clean
 
 help:
 	@sed -n '/^$$/q;s/^# \{0,1\}//p' Makefile
@@ -86,12 +86,14 @@ lab: $(READY)
 # Over an hour on two cores. SVAMP: a clone of https://github.com/arkilpatel/SVAMP, at 689d7cc.
 WORDS := deployments/word_problems
 METHODS := lora-par lora pissa random
-word-problems: $(DEMO_READY)
-	@test -d "$(SVAMP)" || { echo "word-problems: give SVAMP=DIR, a clone of" \
-	  "https://github.com/arkilpatel/SVAMP" >&2; exit 1; }
+word-problems: svamp $(DEMO_READY)
 	@$(PY) -m deployments.word_problems.rows "$(SVAMP)"
 	@$(VENV)/bin/lorapar sweep baselines $(WORDS)/word-problems.yaml $(addprefix --point ,$(METHODS)) \
 	  --markdown $(WORDS)/RESULTS.md
+
+svamp:
+	@test -d "$(SVAMP)" || { echo "word-problems: SVAMP is '$(SVAMP)'; give a folder, a clone of" \
+	  "https://github.com/arkilpatel/SVAMP" >&2; exit 1; }
 
 # One at a time: each has the machine to itself.
 bench: $(READY)

@@ -6,6 +6,7 @@ what is missing.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,10 +17,11 @@ from artifacts import Ref, Store, StoreError
 from flows.healing import healing
 from flows.local import LocalRunner, Say
 from flows.pipeline import Result, pipeline
-from flows.requirements import check
+from flows.requirements import check, require_keys
 from flows.sweep_summary import compared
 from flows.sweeps import Sweep, Trial
 from lorapar_core.errors import LoraparError
+from lorapar_core.methods import expanded
 from lorapar_core.recipe import merge
 from tasks.action import Action, Outcome
 from tasks.stage import look_up
@@ -45,6 +47,7 @@ def run_sweep(
     """
     for trial in trials:
         check(trial.recipe)
+        require_keys(expanded(trial.recipe), environment=os.environ, store=store)
     runtime = trials[0].recipe.runtime
     pool = ThreadPoolExecutor(runtime.children, thread_name_prefix="lorapar-trial")
     try:

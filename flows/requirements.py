@@ -131,14 +131,14 @@ def require_keys(recipe: Recipe, *, environment: Mapping[str, str], store: Store
     }
     if asked:  # whom the rounds after these ask, hangs on their votes
         asked |= {t.name for t in recipe.asked if recipe.voting.curtailed or t == recipe.judge}
-    for teacher in missing:
-        if teacher in asked:
-            raise ConfigError(
-                f"teacher {teacher!r} takes its key from the environment variable "
-                f"{missing[teacher]}, which is not set; export it (for runs through Prefect before "
-                "the worker starts: `lorapar down`, `lorapar up`), or remove the teacher from the "
-                "recipe"
-            )
+    absent = {teacher: name for teacher, name in missing.items() if teacher in asked}
+    if absent:
+        told = ", ".join(f"{teacher!r} from {name}" for teacher, name in absent.items())
+        raise ConfigError(
+            f"teachers take their keys from environment variables that are not set: {told}; export "
+            "them (for runs through Prefect before the worker starts: `lorapar down`, `lorapar "
+            "up`), or remove the teachers from the recipe"
+        )
 
 
 def _unheld(action: Action, store: Store) -> bool:

@@ -163,7 +163,7 @@ def _only(sweep: Sweep, points: list[Point], labels: Sequence[str]) -> list[Poin
         if label not in known:
             raise ConfigError(
                 f"the sweep {sweep.name} has no point {label!r}{did_you_mean(label, known)}; there "
-                f"are {', '.join(known)}"
+                f"are {', '.join(map(repr, known))}"
             )
     return [point for point in points if not labels or point.label in labels]
 
@@ -327,8 +327,8 @@ def _labels(recipe: Recipe) -> list[Point]:
     panel = [teacher.name for teacher in recipe.panel]
     if len(panel) < min(PANELS):
         raise ConfigError(
-            f"{len(panel)} teachers vote, and the sweep labels compares one with three (and five); "
-            "give the recipe at least three"
+            f"the recipe's panel is {panel}, and the sweep labels compares one teacher with three "
+            "(and five); give the recipe at least three"
         )
     sizes = [size for size in PANELS if size <= len(panel)]
 

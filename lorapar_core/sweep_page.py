@@ -23,7 +23,7 @@ def blocks(results: Mapping[str, Any], digests: Mapping[str, str]) -> list[Block
     return [
         _summary(results),
         _points(results),
-        _claims(results),
+        *([_claims(results)] if results["claims"] else []),
         *_truth(results),
         place_for_run(),
         _artifacts(digests),
@@ -186,7 +186,9 @@ def _claims(results: Mapping[str, Any]) -> Block:
         "Differences in percentage points, paired by seed and problem. The intervals come from a "
         "bootstrap over seeds and problems, crossed, and are corrected for the number of claims in "
         "this table (Holm): a claim holds if its interval lies above 0, fails if it lies below, "
-        "and is open if 0 is in it. With one seed they say nothing of another seed."
+        "and is open if 0 is in it. Seeds are taken to differ no less than they do in this table "
+        "on average, so another table gives the same difference another interval. With one seed "
+        "intervals say nothing of another seed."
     )
     header = ["claim", "difference", "interval", "p", "verdict", "over", "paper"]
     return Block("Claims", words, header, rows, figures=_by_claim(results["claims"]))

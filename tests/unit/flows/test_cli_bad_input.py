@@ -76,7 +76,7 @@ CHANGES = [
     ),
     (
         "teachers=[{name: far, model: openai/gpt-4o-mini, api_key_env: NO_SUCH_KEY}]",
-        "teacher 'far' takes its key from the environment variable NO_SUCH_KEY, which is not set",
+        "from environment variables that are not set: 'far' from NO_SUCH_KEY; export them",
     ),
     ("teachers=[{name: a, provider: local, model: /no/model}]", "model '/no/model' is no dir"),
     (

@@ -41,7 +41,8 @@ def summary(sweep: str, *claims: dict[str, Any]) -> dict[str, Any]:
         "claims": list(claims),
         "truth": None,
     }
-    return {"results": results, "artifacts": {f"sweep[{sweep}]/results.json": "ab" * 32}}
+    artifacts = {f"sweep[{sweep}]/results.json": "ab" * 32}
+    return {"results": results, "artifacts": artifacts, "command": f"lorapar sweep {sweep} lab"}
 
 
 FOUND = {
@@ -57,6 +58,7 @@ FOUND = {
 def test_every_claim_has_its_verdict_first() -> None:
     verdicts, *_ = results_page(FOUND)
     assert "3 claims: 1 holds, 1 fails, 1 unmeasured." in verdicts.words
+    assert "the paper has a figure of 1, with the same sign for 1." in verdicts.words
     assert [row[:2] for row in verdicts.rows] == [
         ["modules", "QKVGUD above QKV"],
         ["modules", "QKVGUD above GUD"],
@@ -79,6 +81,7 @@ def test_each_sweep_has_its_tables_and_its_digest() -> None:
         "sweep[modules]/results.json",
         "sweep[order]/results.json",
     ]
+    assert page[1].words.endswith("Made by `lorapar sweep modules lab`.")
     markdown, html = as_markdown("Lab", page), as_html("Lab", page)
     for text in ("QKVGUD above QKV", "60.0 (50.0 to 70.0)"):
         assert text in markdown

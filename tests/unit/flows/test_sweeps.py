@@ -165,7 +165,9 @@ def test_what_a_sweep_cant_be_made_of_is_refused(
 def test_too_few_teachers_for_the_labels_are_refused(tmp_path: Path, tiny_model: Path) -> None:
     path = tmp_path / "two.yaml"
     path.write_text(yaml.safe_dump(tiny_recipe(tiny_model)))
-    with pytest.raises(ConfigError, match="2 teachers vote, and the sweep labels compares one"):
+    with pytest.raises(
+        ConfigError, match=r"panel is .*, and the sweep labels compares one teacher with three"
+    ):
         trials(SWEEPS["labels"], path, seeds=(0,), overrides={})
 
 
