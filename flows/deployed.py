@@ -57,8 +57,8 @@ from lorapar_core.stages import STAGES
 from tasks.action import Action, Outcome
 from tasks.children import Children
 from tasks.stage import look_up, perform
+from tasks.train import TRAINING
 
-TRAINING = {"sft", "grpo"}
 RETRY_DELAY_S = 5
 MOST_ROWS = 200
 """Of a table in the UI: the server keeps every version."""

@@ -24,11 +24,10 @@ PREDICTIONS = "predictions.parquet"
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """The comparison of what is there, what that is, and the trials that are not."""
+    """The comparison of the trials that are done, and what they came to."""
 
     action: Action
     done: Mapping[Trial, Result]
-    lost: tuple[Trial, ...]
 
 
 def gathered(sweep: Sweep, trials: Sequence[Trial], store: Store) -> Gathered:
@@ -67,8 +66,7 @@ def gathered(sweep: Sweep, trials: Sequence[Trial], store: Store) -> Gathered:
         calibrations=_calibrations(sweep, first.data.source, trials),
         inputs=_inputs(sweep, found),
     )
-    lost = tuple(trial for trial in trials if trial not in found)
-    return Gathered(action, done=found, lost=lost)
+    return Gathered(action, found)
 
 
 def is_done(trial: Trial, store: Store) -> bool:
@@ -164,9 +162,12 @@ def _labels(trial: Trial, outcomes: Sequence[Outcome]) -> dict[str, Input]:
     return inputs
 
 
-def told(gathered: Gathered, failed: Mapping[str, str]) -> list[dict[str, Any]]:
+def told(
+    trials: Sequence[Trial], done: Mapping[Trial, Result], failed: Mapping[str, str]
+) -> list[dict[str, Any]]:
     """Trials that are not there, with why, where that is known."""
     return [
         {"trial": trial.name, "error": failed.get(trial.name, "it did not finish")}
-        for trial in gathered.lost
+        for trial in trials
+        if trial not in done
     ]

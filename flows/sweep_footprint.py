@@ -10,10 +10,10 @@ from artifacts import Ref, Store
 from flows.footprint import commits_of, machines_of, recorded, stage_footprint
 from flows.pipeline import Result
 from flows.sweeps import Trial
+from tasks.train import TRAINING
 
 _MEANS = ("seconds", "tokens_per_second", "optimizer_bytes", "elements", "active_elements")
 _HIGHEST = ("peak_bytes", "peak_gpu_bytes")
-TRAINING = ("sft", "grpo")
 
 
 def sweep_footprint(found: Mapping[Trial, Result], *, store: Store) -> dict[str, Any]:

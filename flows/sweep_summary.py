@@ -54,7 +54,7 @@ def compared(
         "report": str(_written(page, roles["report.html"], store)),
         "markdown": str(store.path(roles["report.md"])),
         "command": command,
-        "failed": told(found, failed),
+        "failed": told(trials, found.done, failed),
     }
 
 

@@ -43,7 +43,7 @@ def run_blocks(taken: Taken, *, command: str) -> list[Block]:
     return [
         *_stages(taken["stages"]),
         *_votes(taken["votes"]),
-        again(taken, command, of_file=_of_file(command)),
+        again(taken, command),
         _artifacts(taken["artifacts"]),
     ]
 
@@ -118,9 +118,9 @@ def _dollars(vote: Taken) -> str:
     return f"{'at least ' if vote['unpriced'] else ''}{vote['usd']:.4f}"
 
 
-def again(taken: Taken, command: str, *, of_file: bool) -> Block:
-    """The command, and the commits, machines and libraries that the records name. `of_file`: the
-    command names a recipe's file."""
+def again(taken: Taken, command: str) -> Block:
+    """The command, and the commits, machines and libraries that the records name. Its page tells
+    the recipe."""
     said = []
     if command:
         said.append(_code(command))
@@ -135,13 +135,9 @@ def again(taken: Taken, command: str, *, of_file: bool) -> Block:
         rows.append(["machine", hardware])
         rows.append(["libraries", libraries])
     words = "The same command makes this page again, or, from the same store, shows it at once."
-    if of_file:
+    if any(word.endswith((".yaml", ".yml")) for word in shlex.split(command)[2:4]):
         words += " Its recipe is a file of whoever ran it; all its fields stand under Recipe."
     return Block("Again", words if command else "", ["", ""], rows, said, under=True)
-
-
-def _of_file(command: str) -> bool:
-    return any(word.endswith((".yaml", ".yml")) for word in shlex.split(command)[2:3])
 
 
 def _artifacts(artifacts: Mapping[str, str]) -> Block:

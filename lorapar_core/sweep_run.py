@@ -28,7 +28,7 @@ def sweep_blocks(taken: Taken, *, command: str) -> list[Block]:
     return [
         _training(taken["training"]),
         _stages(taken["stages"]),
-        again(taken, command, of_file=False),
+        again(taken, command),
         *_recipe(taken["recipe"]),
         _reports(taken["reports"]),
     ]

@@ -9,8 +9,10 @@ from tasks.action import Action, Input
 from tasks.model import settings
 from tasks.programs import JUDGED
 
+TRAINING = frozenset({"sft", "grpo"})
+"""Stages that train."""
 RUN_PROGRAMS = {"code", "execution"}
-"""Rewards that do."""
+"""Rewards that run programs."""
 
 
 def train(

@@ -16,6 +16,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from artifacts.durable import write_whole
 from lorapar_core.data.choice import entry_of, placed_examples
 from lorapar_core.data.sources import Source
 from lorapar_core.errors import DataError, LoraparError
+from lorapar_core.numbers import plain
 from lorapar_core.parquet import write_table
 from lorapar_core.true_system import true_system
 
@@ -175,8 +177,7 @@ def _written(value: Fraction) -> str:
     scaled = value * 10**DECIMALS
     if scaled.denominator != 1:
         raise _Unworked(f"{value} has more than {DECIMALS} decimals")
-    text = f"{float(value):.{DECIMALS}f}"
-    return text.rstrip("0").rstrip(".")
+    return plain(Decimal(scaled.numerator).scaleb(-DECIMALS))
 
 
 def _filled(question: str, numbers: Iterable[Fraction]) -> str:

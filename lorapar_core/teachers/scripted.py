@@ -48,10 +48,10 @@ class ScriptedTeacher:
 
     def _ballot(self, question: Question) -> Ballot:
         truth = true_system(question.answer)
-        played = self._role_play
-        wrong = errs(self._name, question.example_id, truth, self._script, role_play=played)
+        example_id, script = question.example_id, self._script
+        wrong = errs(self._name, example_id, truth, script, role_play=self._role_play)
         label = System.TWO if (truth is System.ONE) is wrong else System.ONE
-        return Ballot(question.example_id, int(label), reply="", served_model=SERVED)
+        return Ballot(example_id, int(label), reply="", served_model=SERVED)
 
 
 def errs(

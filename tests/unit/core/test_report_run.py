@@ -77,6 +77,8 @@ def test_the_command_is_told_and_a_file_is_called_one() -> None:
     for command, expected in (
         ("lorapar run demo", False),
         ("lorapar run my.yaml --set a.b=1", True),
+        ("lorapar sweep theta my.yaml --seeds 0", True),
+        ("lorapar sweep theta lab --set data.source=x.yaml", False),
     ):
         (again,) = [b for b in run_blocks(taken(), command=command) if b.title == "Again"]
         assert command in "".join(again.figures)
