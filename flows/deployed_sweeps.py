@@ -68,8 +68,16 @@ class Trials:
     """Carries trials out as flow runs, `at_once` at a time."""
 
     def __init__(
-        self, found: Sequence[Trial], *, recipe: str, parent: UUID, at_once: int, store: Store
+        self,
+        sweep: Sweep,
+        found: Sequence[Trial],
+        *,
+        recipe: str,
+        parent: UUID,
+        at_once: int,
+        store: Store,
     ) -> None:
+        self._sweep = sweep
         self._waiting = deque(found)
         self._recipe = recipe
         self._parent = parent
@@ -108,7 +116,7 @@ class Trials:
         self._runs[trial] = run.id
         if run.state is None or not run.state.is_final():
             return
-        if not (run.state.is_completed() and is_done(trial, self._store)):
+        if not (run.state.is_completed() and self._is_done(trial)):
             # As `prefect flow-run retry` does.
             state: State[Any] = Scheduled(message="retried with its sweep")
             client.set_flow_run_state(run.id, state, force=True)
@@ -155,10 +163,13 @@ class Trials:
         """Those that finished and are not in the store wait to be carried out again, each once."""
         others = {*self._under_way, *self._failed}
         for trial, run_id in self._runs.items():
-            if run_id in others or trial in self._repeated or is_done(trial, self._store):
+            if run_id in others or trial in self._repeated or self._is_done(trial):
                 continue
             self._log.warning("%s: finished, but its results are not in the store", trial.name)
             self._waiting.append(trial)
+
+    def _is_done(self, trial: Trial) -> bool:
+        return is_done(self._sweep, trial, self._store)
 
 
 def _ending(run: FlowRun) -> str:
@@ -237,7 +248,9 @@ def _sweep(
     command = sweep_command(sweep, recipe, given(sections), seeds=seeds, only=only)
     store = Store.open()
     started = time.monotonic()
-    carried = Trials(found, recipe=recipe, parent=_run_id(), at_once=max(1, at_once), store=store)
+    carried = Trials(
+        definition, found, recipe=recipe, parent=_run_id(), at_once=max(1, at_once), store=store
+    )
     with Children(found[0].recipe.runtime) as children:
         runner = PrefectRunner(found[0].recipe, store=store, children=children)
         summary = healing(lambda: _attempt(definition, found, carried, runner, command))

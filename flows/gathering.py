@@ -13,13 +13,12 @@ from typing import Any
 from artifacts import CorruptObject, MissingObject, Ref, Store
 from flows.pipeline import Result, pipeline
 from flows.plan import PlanRunner
+from flows.sweep_inputs import Shown, knows_the_truth, shown, shown_inputs, trial_inputs
 from flows.sweeps import Claim, Sweep, Trial
 from lorapar_core.errors import LoraparError, StageFailed
-from lorapar_core.true_system import SOURCES
-from tasks.action import Action, Input, Outcome
+from tasks.action import Action, Input
+from tasks.report import told_recipe
 from tasks.sweep import results
-
-PREDICTIONS = "predictions.parquet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +44,12 @@ def gathered(sweep: Sweep, trials: Sequence[Trial], store: Store) -> Gathered:
     by_label = {trial.point.label: trial.point for trial in trials}
     phases = {label: _phases(label, found) for label in points}
     first = trials[0].recipe
+    model = first.model.base.rstrip("/").rpartition("/")[2].removeprefix("gguf:")
+    one = shown(found)
     action = results(
         first,
         sweep=sweep.name,
-        model=first.model.base.rstrip("/").rpartition("/")[2].removeprefix("gguf:"),
+        model=model,
         seeds=list(dict.fromkeys(trial.seed for trial in trials)),
         points=[
             {
@@ -63,23 +64,24 @@ def gathered(sweep: Sweep, trials: Sequence[Trial], store: Store) -> Gathered:
             for claim in sweep.claims([by_label[label] for label in points])
             if compares(claim, phases)
         ],
-        calibrations=_calibrations(sweep, first.data.source, trials),
-        inputs=_inputs(sweep, found),
+        calibrations=_calibrations(sweep, trials),
+        shown=_told(one, model) if one else {},
+        inputs=_inputs(sweep, found, one),
     )
     return Gathered(action, found)
 
 
-def is_done(trial: Trial, store: Store) -> bool:
-    """Whether a trial counts, with predictions that can be read; what is corrupt goes into
-    quarantine."""
+def is_done(sweep: Sweep, trial: Trial, store: Store) -> bool:
+    """Whether a trial counts, with everything that is compared and shown of it readable; what is
+    corrupt goes into quarantine."""
     try:
         result = _done(trial, store)
     except (CorruptObject, MissingObject):
         return False
     if result is None:
         return False
-    found = (outcome[PREDICTIONS] for outcome in result.evaluations.values())
-    whole = [_is_whole(ref, store) for ref in found]  # every one is looked at
+    found = [*trial_inputs(sweep, trial, result).values(), *shown_inputs(result).values()]
+    whole = [_is_whole(value, store) for value in found]  # every one is looked at
     return all(whole)
 
 
@@ -121,44 +123,24 @@ def compares(claim: Claim, phases: Mapping[str, Sequence[str]]) -> bool:
     return len(places) > 1
 
 
-def _calibrations(sweep: Sweep, source: str, trials: Sequence[Trial]) -> dict[str, str]:
-    """Teacher -> its calibration, where labels are what is swept and the truth is known."""
-    if sweep.name != "labels" or source not in SOURCES:
+def _calibrations(sweep: Sweep, trials: Sequence[Trial]) -> dict[str, str]:
+    """Teacher -> its calibration, where the labels can be held against the truth."""
+    if not knows_the_truth(sweep, trials[0]):
         return {}
     return {teacher.name: teacher.calibration for t in trials for teacher in t.recipe.asked}
 
 
-def _inputs(sweep: Sweep, found: dict[Trial, Result]) -> dict[str, Input]:
+def _told(one: Shown, model: str) -> dict[str, Any]:
+    return {"trial": one.trial.name, "recipe": told_recipe(one.trial.recipe, model)}
+
+
+def _inputs(sweep: Sweep, found: Mapping[Trial, Result], one: Shown | None) -> dict[str, Input]:
     inputs: dict[str, Input] = {}
     for trial, result in found.items():
-        place = f"{trial.point.label}/{trial.seed}"
-        for after, outcome in result.evaluations.items():
-            if after == "base":
-                inputs.setdefault("base", outcome[PREDICTIONS])
-            else:
-                inputs[f"predictions/{place}/{after}"] = outcome[PREDICTIONS]
-        for outcome in result.outcomes:
-            if outcome.stage == "partition":
-                inputs[f"regions/{place}"] = outcome["regions.json"]
-        if sweep.name == "labels" and trial.recipe.data.source in SOURCES:
-            inputs |= _labels(trial, result.outcomes)
-    return inputs
-
-
-def _labels(trial: Trial, outcomes: Sequence[Outcome]) -> dict[str, Input]:
-    """A trial's examples, labels and votes. Its point's votes are the same with every seed."""
-    label = trial.point.label
-    inputs: dict[str, Input] = {}
-    rounds: dict[str, int] = {}
-    for outcome in outcomes:
-        if outcome.stage == "prepare":
-            inputs["examples"] = outcome["examples.parquet"]
-        elif outcome.stage == "tally":
-            inputs[f"labels/{label}/{trial.seed}"] = outcome["labels.parquet"]
-        elif outcome.stage == "vote":
-            teacher = outcome.name.removeprefix("vote[").removesuffix("]").partition("/")[0]
-            rounds[teacher] = rounds.get(teacher, -1) + 1
-            inputs[f"votes/{label}/{teacher}/{rounds[teacher]:06}"] = outcome["votes.parquet"]
+        for role, value in trial_inputs(sweep, trial, result).items():
+            inputs.setdefault(role, value)
+    if one:
+        inputs |= {f"shown/{role}": value for role, value in one.inputs.items()}
     return inputs
 
 

@@ -218,11 +218,11 @@ def finite(one: Series) -> Series:
     return Series(one.name, x, y, *ends, look=one.look, marks=one.marks)
 
 
-def thinned(one: Series) -> Series:
-    """A line of at most `MOST_POINTS` points, each the mean of a run, with the run's range."""
-    if one.marks or len(one.x) <= MOST_POINTS:
+def thinned(one: Series, most: int = MOST_POINTS) -> Series:
+    """A line of at most `most` points, each the mean of a run, with the run's range."""
+    if one.marks or len(one.x) <= most:
         return one
-    size = -(-len(one.x) // MOST_POINTS)
+    size = -(-len(one.x) // most)
     runs = [slice(k, k + size) for k in range(0, len(one.x), size)]
     mean = [[sum(values[r]) / len(values[r]) for r in runs] for values in (one.x, one.y)]
     low = [min((one.low or one.y)[r]) for r in runs]

@@ -43,7 +43,7 @@ STAGES: dict[str, Stage] = {
     "benchmark": Stage(1, "lorapar_core.benchmark"),
     "evaluate": Stage(1, "lorapar_core.evaluate"),
     "report": Stage(5, "lorapar_core.report"),
-    "sweep": Stage(4, "lorapar_core.sweep_results"),
+    "sweep": Stage(5, "lorapar_core.sweep_results"),
 }
 
 

@@ -18,13 +18,17 @@ SAID = {
 }
 
 
-def blocks(results: Mapping[str, Any], digests: Mapping[str, str]) -> list[Block]:
-    """The page's parts, in order. `digests`: input role -> what names it."""
+def blocks(
+    results: Mapping[str, Any], digests: Mapping[str, str], training: Sequence[Block] = ()
+) -> list[Block]:
+    """The page's parts, in order. `digests`: input role -> what names it. `training`: what was
+    trained and on what, which the results don't tell."""
     return [
         _summary(results),
         _points(results),
         *([_claims(results)] if results["claims"] else []),
         *_truth(results),
+        *training,
         place_for_run(),
         _artifacts(digests),
     ]

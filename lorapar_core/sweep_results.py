@@ -7,10 +7,11 @@ that did not finish with every seed is compared over those seeds that its partne
 
 config: sweep, recipe, model, theta, modules, seeds, points (label, values, phases), claims
 (text, terms of label, weight, phase), calibrations (teacher -> calibration where the truth is known
-and asked for, else empty). Inputs: predictions/LABEL/SEED/PHASE and regions/LABEL/SEED (those that
-there are), `base` (predictions before training), and for the truth examples, labels/LABEL/SEED and
-votes/LABEL/TEACHER/ROUND. Writes `results.json`, `report.md` and
-`report.html`; no time and no path is in them.
+and asked for, else empty), shown (trial, recipe: of the trial that `shown/` is of; or empty).
+Inputs: predictions/LABEL/SEED/PHASE, training/LABEL/SEED/PHASE and regions/LABEL/SEED (those that
+there are), `base` (predictions before training), `shown/` summary, agreement, profile and regions
+of one trial, and for the truth examples, labels/LABEL/SEED and votes/LABEL/TEACHER/ROUND. Writes
+`results.json`, `report.md` and `report.html`; no time and no path is in them.
 """
 
 from __future__ import annotations
@@ -28,11 +29,15 @@ from lorapar_core.errors import DataError
 from lorapar_core.label_truth import error_rates, mean_rates, teachers_errors
 from lorapar_core.paper_sweeps import BASE, SOURCES, Figures, paper_figures
 from lorapar_core.parquet import read_table
+from lorapar_core.report_block import Block
 from lorapar_core.report_page import as_html, as_markdown
+from lorapar_core.report_training import Step
 from lorapar_core.rounds import Votes
 from lorapar_core.spec import Spec
 from lorapar_core.statistics import wilson
+from lorapar_core.sweep_curves import Curves, curve_blocks
 from lorapar_core.sweep_page import blocks, head
+from lorapar_core.sweep_trial import trial_blocks
 from lorapar_core.teachers.calibration import labels_of
 from lorapar_core.true_system import true_system
 
@@ -47,9 +52,31 @@ def run(spec: Spec, out: Path) -> None:
     text = json.dumps(results, indent=2, sort_keys=True, ensure_ascii=False)
     (out / "results.json").write_text(text + "\n", encoding="utf-8")
     title = f"LoRA-PAR: sweep {spec.config['sweep']} of {spec.config['recipe']}"
-    page = blocks(results, spec.digests)
+    page = blocks(results, spec.digests, [*curve_blocks(_curves(spec)), *_shown(spec)])
     (out / "report.md").write_text(as_markdown(title, page), encoding="utf-8")
     (out / "report.html").write_text(as_html(title, page, head=head(results)), encoding="utf-8")
+
+
+def _curves(spec: Spec) -> Curves:
+    found: dict[tuple[str, str], list[list[Step]]] = {}
+    for role, path in spec.inputs.items():
+        kind, _, rest = role.partition("/")
+        if kind == "training":
+            label, _seed, phase = rest.split("/")
+            steps = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            found.setdefault((label, phase), []).append(steps)
+    return found
+
+
+def _shown(spec: Spec) -> list[Block]:
+    roles = ("summary", "agreement", "profile", "regions")
+    told = {
+        role: json.loads(path.read_text(encoding="utf-8"))
+        for role in roles
+        if (path := spec.inputs.get(f"shown/{role}"))
+    }
+    shown = spec.config["shown"]
+    return trial_blocks(shown["trial"], shown["recipe"], told) if shown else []
 
 
 def compared(spec: Spec) -> dict[str, Any]:

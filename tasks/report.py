@@ -14,11 +14,11 @@ from tasks.vote import SITE, api_host
 
 def report(recipe: Recipe, *, model: str, inputs: Mapping[str, Input]) -> Action:
     """The page tells the whole recipe, so all of it is in the key, its name too; no path is."""
-    config = {"recipe": _identity(recipe, model), "model": model}
+    config = {"recipe": told_recipe(recipe, model), "model": model}
     return Action("report", "report", config=config, inputs=dict(inputs))
 
 
-def _identity(recipe: Recipe, model: str) -> dict[str, Any]:
+def told_recipe(recipe: Recipe, model: str) -> dict[str, Any]:
     """The recipe as it may be told: no runtime, no path, no key's name, no password in a URL."""
     told = recipe.model_dump(mode="json", exclude={"runtime"})
     told["model"]["base"] = model

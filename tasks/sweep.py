@@ -18,10 +18,12 @@ def results(
     points: Sequence[Mapping[str, Any]],
     claims: Sequence[Mapping[str, Any]],
     calibrations: Mapping[str, str],
+    shown: Mapping[str, Any],
     inputs: Mapping[str, Input],
 ) -> Action:
     """`inputs` hold what is there: a trial that did not finish has none. `calibrations` (teacher
-    -> its calibration) are given where each example's true system is known and asked for."""
+    -> its calibration) are given where each example's true system is known and asked for. `shown`:
+    the `trial` whose labels and regions the page shows, and its `recipe`; or nothing."""
     config = {
         "sweep": sweep,
         "recipe": recipe.name,
@@ -32,5 +34,6 @@ def results(
         "points": list(points),
         "claims": list(claims),
         "calibrations": dict(calibrations),
+        "shown": dict(shown),
     }
     return Action("sweep", f"sweep[{sweep}]", config=config, inputs=dict(inputs))

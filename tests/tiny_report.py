@@ -107,6 +107,26 @@ def profile_of(root: Path, *, module: str = "fine") -> Path:
     return run_stage("profile", {}, importances, root / "profile")
 
 
+def trial_inputs(
+    root: Path, recipe: Recipe, text: str, *, told: dict[str, Any] | None = None
+) -> dict[str, Path]:
+    """What a page tells of a trial's data, labels and regions."""
+    counts = {"s1_only": 30, "s2_only": 20, "shared": 40, "rest": 10, "elements": 100}
+    agreement = {**agreement_of(recipe, text), **(told or {})}
+    regions = {
+        "counts": counts,
+        "kept_share": {"1": 0.7, "2": 0.6},
+        "jaccard": 0.444,
+        "by_place": {"0.q_proj": counts, "1.q_proj": counts, "0.up_proj": counts},
+    }
+    return {
+        "summary": write(root / "summary.json", {"train": 12, "test": 8, "duplicates": 3}),
+        "agreement": write(root / "agreement.json", agreement),
+        "profile": profile_of(root, module=text) / "profile.json",
+        "regions": write(root / "regions.json", regions),
+    }
+
+
 def report(
     root: Path,
     *,
@@ -118,7 +138,6 @@ def report(
     root.mkdir()
     fields = {"teachers": teachers or LOCAL, "description": text, **sections}
     recipe = Recipe.model_validate(fields)
-    counts = {"s1_only": 30, "s2_only": 20, "shared": 40, "rest": 10, "elements": 100}
     accuracy = {"accuracy": 0.25, "correct": 2, "interval_95": [0.072, 0.591]}
     evaluation = {
         "n": 8,
@@ -133,18 +152,8 @@ def report(
     ]
     metrics = root / "metrics.jsonl"
     metrics.write_text("".join(json.dumps(step) + "\n" for step in steps))
-    agreement = {**agreement_of(recipe, text), **(told or {})}
-    regions = {
-        "counts": counts,
-        "kept_share": {"1": 0.7, "2": 0.6},
-        "jaccard": 0.444,
-        "by_place": {"0.q_proj": counts, "1.q_proj": counts, "0.up_proj": counts},
-    }
     inputs = {
-        "summary": write(root / "summary.json", {"train": 12, "test": 8, "duplicates": 3}),
-        "agreement": write(root / "agreement.json", agreement),
-        "profile": profile_of(root, module=text) / "profile.json",
-        "regions": write(root / "regions.json", regions),
+        **trial_inputs(root, recipe, text, told=told),
         "evaluation/base": write(root / "base.json", evaluation),
         "evaluation/grpo": write(root / "grpo.json", {**evaluation, "n": 9}),
         "training/grpo": metrics,

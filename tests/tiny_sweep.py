@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from tiny_inputs import run_stage
+from tiny_report import LOCAL, trial_inputs
 
 from flows.places import RECIPES
 from flows.sweeps import SWEEPS
+from lorapar_core.config import Recipe
 from lorapar_core.evaluate import PREDICTIONS
 from lorapar_core.parquet import write_table
 from lorapar_core.recipe import load_recipe
@@ -67,6 +69,7 @@ class Swept:
             ],
             "claims": [asdict(claim) for claim in SWEEPS[sweep].claims(points)],
             "calibrations": {},
+            "shown": {},
         }
 
     def answer(self, label: str, seed: int, phase: str, right: list[bool]) -> None:
@@ -83,6 +86,33 @@ class Swept:
                 shares_ = {"1": 0.4, "2": 0.2 + seed / 10}
                 regions.write_text(json.dumps({"kept_share": shares_, "active_share": shares_}))
                 self.inputs[f"regions/{label}/{seed}"] = regions
+        return self
+
+    def train(self, steps: int = 3) -> Swept:
+        """Figures of every point's and seed's training: a loss of SFT and a reward of GRPO."""
+        for k, label in enumerate(self.labels):
+            for seed in self.seeds:
+                for phase, key in (("sft", "loss"), ("grpo", "reward")):
+                    rows = [
+                        {"step": n + 1, "loss": 1e-9, "grad_norm": 1.0, key: k + seed + n / 10}
+                        for n in range(steps)
+                    ]
+                    role = f"training/{label}/{seed}/{phase}"
+                    self.inputs[role] = self.folder / f"{k}-{seed}-{phase}.jsonl"
+                    text = "".join(json.dumps(row) + "\n" for row in rows)
+                    self.inputs[role].write_text(text)
+        return self
+
+    def show(self, text: str = "fine", **sections: Any) -> Swept:
+        """The regions and labels of a trial of that name; `text` is all that others wrote."""
+        recipe = Recipe.model_validate({"teachers": LOCAL, **sections})
+        told = recipe.model_dump(mode="json", exclude={"runtime"})
+        self.config["shown"] = {"trial": text, "recipe": told}
+        folder = self.folder / "shown"
+        folder.mkdir()
+        self.inputs |= {
+            f"shown/{role}": path for role, path in trial_inputs(folder, recipe, text).items()
+        }
         return self
 
     def compare(self, name: str = "out") -> dict[str, Any]:

@@ -22,7 +22,8 @@ from tiny_recipe import tiny_recipe, write_tiny_recipe
 
 from artifacts import Store
 from flows import cli, local_sweep
-from flows.sweeps import SWEEPS, Sweep
+from flows.gathering import is_done
+from flows.sweeps import SWEEPS, Sweep, trials
 from lorapar_core.errors import StageFailed
 
 pytestmark = pytest.mark.filterwarnings("ignore:Logger 'lorapar:UserWarning")
@@ -140,6 +141,9 @@ def test_the_page_is_there_and_the_run_is_kept(swept: Swept) -> None:
     assert re.search(rf"\bmoments +{4 * len(LABELS)} +4 ", text), "asked for by all, computed once"
     assert re.search(rf"\bsft +{TRIALS} +{TRIALS} ", text)
     assert len(re.findall(r"theta 0\.\d(?:, random)? +sft +2 +\d", text)) == len(LABELS)
+    assert "Of theta 0.3, seed 0; the others" in text, "whose regions and labels are shown"
+    assert 'id="theta"' in page
+    assert re.search(r"theta 0\.9, random +sft +loss +\d+ ", text), "training by point"
     (document,) = [
         document
         for name, document in Store.open(swept.store).runs()
@@ -170,6 +174,29 @@ def test_one_more_seed_computes_that_seed(copy: Swept) -> None:
     assert more.records["moments"] == 6
     assert more.records["vote"] == 2
     assert grown["prepare"] == 0
+
+
+@pytest.mark.parametrize(("stage", "role"), [("sft", "figures.jsonl"), ("profile", "profile.json")])
+def test_what_the_page_shows_is_computed_again_where_it_is_lost(
+    copy: Swept, stage: str, role: str
+) -> None:
+    store = Store.open(copy.store, create=False)
+    records = sorted(store.records(), key=lambda record: record.key)
+    lost = next(record.outputs[role] for record in records if record.stage == stage)
+    for record in records:
+        if record.stage == "sweep":
+            (copy.store / "actions" / f"{record.key}.json").unlink()
+    theta = SWEEPS["theta"]
+    found = trials(theta, str(copy.recipe), seeds=(0, 1), overrides=local_sweep.with_runtime({}))
+    assert all(is_done(theta, trial, store) for trial in found)
+    path = store.path(lost)
+    path.unlink()
+    done = {trial.name for trial in found if is_done(theta, trial, store)}
+    assert len(done) < len(found), "the trial that needs it counts no more"
+    again = sweep(copy.recipe, copy.store, "--json")
+    assert again.code == 0, again.error
+    assert again.summary["artifacts"] == copy.summary["artifacts"]
+    assert path.exists()
 
 
 @pytest.mark.slow

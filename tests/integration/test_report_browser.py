@@ -65,7 +65,8 @@ def sweep_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sweep's page, likewise."""
     folder = tmp_path_factory.mktemp("sweep")
     swept = Swept(folder, "shared", seeds=(0, 1))
-    swept.fill({label: 0.1 + k / 12 for k, label in enumerate(swept.labels)}).compare()
+    swept.fill({label: 0.1 + k / 12 for k, label in enumerate(swept.labels)})
+    swept.train().show(HOSTILE, partition={"theta": 0.7}).compare()
     html = (folder / "out" / "report.html").read_text()
     page = folder / "page.html"
     page.write_text(with_sweep(html, SWEEP_TAKEN, command=f"lorapar sweep shared {HOSTILE}"))
@@ -99,9 +100,10 @@ def widths(browser: Browser) -> dict[str, float]:
     }
 
 
-def test_the_slider_changes_the_numbers_and_the_drawings(browser: Browser, page: Path) -> None:
-    profile = json.loads((page.parent / "run" / "profile" / "profile.json").read_text())
-    browser.open(page)
+def test_the_slider_changes_the_numbers_and_the_drawings(browser: Browser, either: Path) -> None:
+    (told,) = either.parent.glob("*/profile/profile.json")
+    profile = json.loads(told.read_text())
+    browser.open(either)
     before, windows = numbers(browser), widths(browser)
     cell = "document.querySelector('[data-place][data-region=shared]')"
     shade = f"Number({cell}.getAttribute('fill-opacity'))"
@@ -169,7 +171,8 @@ def test_a_sweeps_page_calls_nobody_and_is_drawn(browser: Browser, sweep_page: P
     assert not browser.seen("Page.javascriptDialogOpening")
     assert not browser.seen("Runtime.exceptionThrown")
     assert not browser.seen("Log.entryAdded")
-    assert browser.value("document.querySelectorAll('figure svg').length") == 2
+    drawn = 2 + 2 * 2 + 2 + 3  # points, claims; training, nine points; plane and shares; maps
+    assert browser.value("document.querySelectorAll('figure svg').length") == drawn
     beyond = (
         "[...document.querySelectorAll('svg text')].filter(t => {const b = t.getBBox(), "
         "s = t.ownerSVGElement.viewBox.baseVal; return b.x < 0 || b.x + b.width > s.width})"

@@ -17,7 +17,7 @@ from prefect.states import Completed, Failed, Pending
 from artifacts import Store
 from flows import deployed_sweeps
 from flows.deployed_sweeps import Trials
-from flows.sweeps import SWEEPS, Trial, trials
+from flows.sweeps import SWEEPS, Sweep, Trial, trials
 from lorapar_core.errors import ConfigError
 
 FAILS, SUCCEEDS = Failed(), Completed()
@@ -84,13 +84,18 @@ def carried(server: Server, store: Path, patch: pytest.MonkeyPatch) -> tuple[Tri
     patch.setattr(deployed_sweeps, "get_run_logger", lambda: logging.getLogger("test"))
     patch.setattr(deployed_sweeps, "time", SimpleNamespace(sleep=server.end_all))
 
-    def is_done(trial: Trial, _store: Store) -> bool:
+    def is_done(_sweep: Sweep, trial: Trial, _store: Store) -> bool:
         return trial.name in server.kept
 
     patch.setattr(deployed_sweeps, "is_done", is_done)
     found = trials(SWEEPS["order"], "gsm8k-llama2-7b", seeds=(0, 1, 2), overrides={})
     made = Trials(
-        found, recipe="gsm8k-llama2-7b", parent=uuid4(), at_once=2, store=Store.open(store)
+        SWEEPS["order"],
+        found,
+        recipe="gsm8k-llama2-7b",
+        parent=uuid4(),
+        at_once=2,
+        store=Store.open(store),
     )
     return made, [trial.name for trial in found]
 

@@ -1,0 +1,91 @@
+"""What the comparison of a sweep's trials reads of each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from artifacts import Ref
+from flows.pipeline import Result
+from flows.sweeps import Sweep, Trial
+from lorapar_core.true_system import SOURCES
+from tasks.action import Input, Outcome
+from tasks.train import TRAINING
+
+PREDICTIONS = "predictions.parquet"
+_SHOWN = {
+    "prepare": ("summary", "summary.json"),
+    "tally": ("agreement", "agreement.json"),
+    "profile": ("profile", "profile.json"),
+    "partition": ("regions", "regions.json"),
+}
+"""Stage -> the role of what the page shows of one trial, and the output's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """The trial whose labels, importances and regions stand on the sweep's page."""
+
+    trial: Trial
+    inputs: Mapping[str, Input] = field(default_factory=dict)
+
+
+def trial_inputs(sweep: Sweep, trial: Trial, result: Result) -> dict[str, Input]:
+    """Role -> artifact; `base`, the predictions before training, is of all trials the same."""
+    place = f"{trial.point.label}/{trial.seed}"
+    inputs: dict[str, Input] = {}
+    for after, outcome in result.evaluations.items():
+        role = "base" if after == "base" else f"predictions/{place}/{after}"
+        inputs[role] = outcome[PREDICTIONS]
+    for outcome in result.outcomes:
+        if outcome.stage in TRAINING:
+            inputs[f"training/{place}/{outcome.name}"] = outcome["figures.jsonl"]
+        elif outcome.stage == "partition":
+            inputs[f"regions/{place}"] = outcome["regions.json"]
+    if knows_the_truth(sweep, trial):
+        inputs |= _labels(trial, result.outcomes)
+    return inputs
+
+
+def knows_the_truth(sweep: Sweep, trial: Trial) -> bool:
+    """Whether labels are what is swept, and each example's true system is known."""
+    return sweep.name == "labels" and trial.recipe.data.source in SOURCES
+
+
+def shown_inputs(result: Result) -> dict[str, Input]:
+    """What the page would show of the trial."""
+    return {
+        _SHOWN[outcome.stage][0]: outcome[_SHOWN[outcome.stage][1]]
+        for outcome in result.outcomes
+        if outcome.stage in _SHOWN
+    }
+
+
+def shown(found: Mapping[Trial, Result]) -> Shown | None:
+    """The first trial with a profile of its elements' importance, or else the first with labels."""
+    each = [
+        Shown(trial, {role: v for role, v in shown_inputs(result).items() if isinstance(v, Ref)})
+        for trial, result in found.items()
+    ]
+    for role in ("profile", "agreement"):
+        for one in each:
+            if role in one.inputs:
+                return one
+    return None
+
+
+def _labels(trial: Trial, outcomes: Sequence[Outcome]) -> dict[str, Input]:
+    """A trial's examples, labels and votes. Its point's votes are the same with every seed."""
+    label = trial.point.label
+    inputs: dict[str, Input] = {}
+    rounds: dict[str, int] = {}
+    for outcome in outcomes:
+        if outcome.stage == "prepare":
+            inputs["examples"] = outcome["examples.parquet"]
+        elif outcome.stage == "tally":
+            inputs[f"labels/{label}/{trial.seed}"] = outcome["labels.parquet"]
+        elif outcome.stage == "vote":
+            teacher = outcome.name.removeprefix("vote[").removesuffix("]").partition("/")[0]
+            rounds[teacher] = rounds.get(teacher, -1) + 1
+            inputs[f"votes/{label}/{teacher}/{rounds[teacher]:06}"] = outcome["votes.parquet"]
+    return inputs

@@ -1,0 +1,26 @@
+"""The part of a sweep's page that shows one of its trials: importances, regions and labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from lorapar_core.report_block import Block
+from lorapar_core.report_labels import label_blocks
+from lorapar_core.report_regions import region_blocks
+
+
+def trial_blocks(name: str, recipe: Mapping[str, Any], told: Mapping[str, Any]) -> list[Block]:
+    """`told`: `regions` and `profile`, `agreement` and `summary`, as far as the trial has them.
+
+    `recipe`: the trial's, as its own report tells it.
+    """
+    parts: list[Block] = []
+    if "regions" in told:
+        parts += region_blocks(recipe, told["regions"], told.get("profile"))
+    if "agreement" in told:
+        parts += label_blocks(recipe, told["agreement"], told["summary"])
+    words = f"Of {name}; the others' are on their own pages, which are named below."
+    head = Block("One trial's regions and labels", words)
+    return [head, *(replace(part, under=True) for part in parts)] if parts else []
