@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from artifacts.durable import write_whole
 from flows import paper
 from flows.ending import ending_in_order
 from flows.places import RECIPES, ROOT
-from flows.sweeps import SWEEPS, sweep_named, trials
+from flows.sweeps import SWEEPS, Trial, sweep_named, trials
 from lorapar_core.base import install_hint
 from lorapar_core.config import Recipe
 from lorapar_core.errors import ConfigError, DataError, LoraparError, ModelError
@@ -108,6 +108,11 @@ def _add_sweep(commands: Any) -> None:
         type=Path,
         metavar="FILE",
         help="write the page's tables and the command there as well",
+    )
+    sub.add_argument(
+        "--plan",
+        action="store_true",
+        help="carry nothing out; show what is cached, what is left, and what it would take",
     )
     sub.add_argument("--json", action="store_true", help="end with one JSON object")
     sub.set_defaults(command=_sweep)
@@ -222,6 +227,8 @@ def _sweep(options: argparse.Namespace) -> int:
     sweep, seeds, only = sweep_named(options.sweep), options.seeds, options.point
     given = parse_assignments(options.set)
     found = trials(sweep, options.recipe, seeds=seeds, overrides=with_runtime(given), only=only)
+    if options.plan:
+        return _plan_sweep(found, options)
     command = sweep_command(sweep.name, options.recipe, given, seeds=seeds, only=only)
     store = Store.open(options.store)
     started = time.monotonic()
@@ -240,6 +247,18 @@ def _sweep(options: argparse.Namespace) -> int:
     if failed := failed_line(summary):
         print(f"lorapar: {failed}; the same command goes on with them", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _plan_sweep(found: Sequence[Trial], options: argparse.Namespace) -> int:
+    from flows.sweep_plan import plan_sweep, sweep_plan_lines
+
+    planned = plan_sweep(found, store=Store.open(options.store, create=False))
+    if options.json:
+        print(json.dumps(planned))
+        return 0
+    print(sweep_plan_lines(planned))
+    _say_what_is_missing(planned)
+    return 0
 
 
 def _require_writable(file: Path) -> None:
@@ -270,6 +289,13 @@ def _plan(options: argparse.Namespace) -> int:
     if planned["purchases"]:
         print(f"\n{purchase_table(planned)}\n")
     print(memory_line(planned))
+    _say_what_is_missing(planned)
+    _say_the_papers(options)
+    return 0
+
+
+def _say_what_is_missing(planned: Mapping[str, Any]) -> None:
+    """The disk that is filled, and what this machine lacks."""
     disk = "unknown" if planned["disk_gib"] is None else f"{planned['disk_gib']:.1f} GiB"
     print(f"disk: {disk}")
     for name in planned["absent"]:
@@ -282,8 +308,6 @@ def _plan(options: argparse.Namespace) -> int:
         print(f"not installed: {said}")
     for name in planned["missing_keys"]:
         print(f"not set: {name}; a run that asks its teacher needs it")
-    _say_the_papers(options)
-    return 0
 
 
 def _recipes(options: argparse.Namespace) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -124,8 +125,16 @@ def device(runtime: RuntimeConfig) -> Device:
     return "gpu" if has_gpu_driver() and not hidden else "cpu"
 
 
-def disk(recipe: Recipe, missing: Sequence[Action]) -> int | None:
-    """Bytes that the missing stages write, and keep while they work; None where that isn't known.
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """Bytes that stages write, and that the largest keeps while it works."""
+
+    written: int
+    kept: int
+
+
+def disk(recipe: Recipe, missing: Sequence[Action]) -> Disk | None:
+    """Of the missing stages; None where it isn't known.
 
     Tables, logs and the report, a few MiB, aren't counted, nor is what comes from the hub.
     """
@@ -135,7 +144,7 @@ def disk(recipe: Recipe, missing: Sequence[Action]) -> int | None:
     if setup is None or None in written:
         return None
     checkpoints = [_checkpoints(recipe, action, setup) for action in missing]
-    return sum(filter(None, written)) + max(checkpoints, default=0)
+    return Disk(sum(filter(None, written)), max(checkpoints, default=0))
 
 
 def _written(recipe: Recipe, action: Action, setup: Setup | None) -> int | None:
@@ -177,10 +186,16 @@ def told(
     that can be read.
     """
     found = memory(recipe, missing, longest(recipe, tokens), shown)
-    written = disk(recipe, missing)
+    filled = disk(recipe, missing)
+    written = filled.written + filled.kept if filled else None
+    return told_of(found, written, recipe.runtime)
+
+
+def told_of(found: Estimate | None, written: int | None, runtime: RuntimeConfig) -> dict[str, Any]:
+    """Memory, and bytes of disk, likewise."""
     details = found and {
         "stage": found.name,
-        "device": device(recipe.runtime),
+        "device": device(runtime),
         "parts_gib": {part: _gib(size) for part, size in found.parts.items()},
     }
     return {

@@ -40,7 +40,7 @@ class PlanRunner:
 
     def submit(self, action: Action) -> _Known:
         outcome = look_up(action, self.store) or Outcome(
-            action.name, action.stage, action.key, "missing", 0.0, {}
+            action.name, action.stage, action.key, "missing", 0.0, {}, action.promise
         )
         self.actions.append((action, outcome))
         return _Known(outcome)
@@ -56,7 +56,7 @@ def plan(recipe: Recipe, *, store: Store) -> dict[str, Any]:
     runner = PlanRunner(store)
     pipeline(recipe, runner)
     missing = [action for action, outcome in runner.actions if outcome.action == "missing"]
-    examples = _examples(recipe, runner)
+    examples = examples_of(recipe, runner)
     ids = list(examples) if examples else None
     bought = purchases.purchases(
         recipe, runner.actions, store=store, ids=ids, question=examples.__getitem__
@@ -70,28 +70,28 @@ def plan(recipe: Recipe, *, store: Store) -> dict[str, Any]:
             }
             for action, outcome in runner.actions
         ],
-        "votes_exact": bool(examples) and _prepared(runner).action == "cached",
+        "votes_exact": bool(examples) and prepared(runner).action == "cached",
         **purchases.told(bought),
         "budget": purchases.capped(recipe, runner.actions, store=store, ids=ids),
         "local_votes": sum(a.units for a in missing if a.stage == "vote" and a.place == "device"),
         "absent": [name for name, revision in models(recipe) if not locate(name, revision).path],
         "missing_packages": missing_packages(recipe),
         "missing_keys": sorted(missing_keys(recipe, environment=os.environ).values()),
-        **needs.told(recipe, missing, _tokens(runner), _shown(recipe, runner)),
+        **needs.told(recipe, missing, tokens_of(runner), shown_of(recipe, runner)),
     }
 
 
-def _prepared(runner: PlanRunner) -> Outcome:
+def prepared(runner: PlanRunner) -> Outcome:
     return next(outcome for _, outcome in runner.actions if outcome.stage == "prepare")
 
 
-def _tokens(runner: PlanRunner) -> Path | None:
+def tokens_of(runner: PlanRunner) -> Path | None:
     """The table of tokens, where `prepare` is cached."""
-    table = _prepared(runner)["tokens.parquet"]
+    table = prepared(runner)["tokens.parquet"]
     return runner.store.path(table) if isinstance(table, Ref) else None
 
 
-def _shown(recipe: Recipe, runner: PlanRunner) -> dict[str, Shown]:
+def shown_of(recipe: Recipe, runner: PlanRunner) -> dict[str, Shown]:
     """The benchmarks that a run has read, or that are files, by label."""
     read = {action.name: (action, outcome) for action, outcome in runner.actions}
     found = {}
@@ -107,9 +107,9 @@ def _shown(recipe: Recipe, runner: PlanRunner) -> dict[str, Shown]:
     return found
 
 
-def _examples(recipe: Recipe, runner: PlanRunner) -> dict[str, Question]:
+def examples_of(recipe: Recipe, runner: PlanRunner) -> dict[str, Question]:
     """The training examples, those of a file also before `prepare`; none while nobody has them."""
-    table = _prepared(runner)["examples.parquet"]
+    table = prepared(runner)["examples.parquet"]
     if isinstance(table, Ref):
         columns = read_table(runner.store.path(table), ["id", "prompt", "answer"])
         return {row[0]: Question(*row) for row in zip(*columns.values(), strict=True)}

@@ -22,6 +22,8 @@ class External:
 
     digest: str | None = None
     path: Path | None = None
+    promise: str = ""
+    """What will make it, while nobody has: `Action.promise`, and the role."""
 
     @classmethod
     def of_file(cls, path: Path) -> External:
@@ -36,6 +38,11 @@ class External:
 
 Input = Ref | External
 UNKNOWN = External()
+
+
+def _name(value: Input) -> str:
+    """Its digest, or what will make it."""
+    return (value.digest or value.promise) if isinstance(value, External) else value.digest
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,14 @@ class Action:
             return None
         return action_key(stage=self.stage, version=self.version, config=self.config, inputs=known)
 
+    @cached_property
+    def promise(self) -> str:
+        """The key; before it is known, what two actions share if they will have the same key."""
+        if self.key:
+            return self.key
+        named = {role: _name(value) for role, value in {**self.inputs, **self.reads}.items()}
+        return action_key(stage=self.stage, version=self.version, config=self.config, inputs=named)
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -85,11 +100,15 @@ class Outcome:
     """`missing`: a plan found nothing, and nothing was run."""
     seconds: float
     outputs: Mapping[str, Ref]
+    promise: str = ""
+    """Of a plan's action that is missing: `Action.promise`."""
 
     def __getitem__(self, role: str) -> Input:
-        """The artifact of a role; unknown where nothing was run.
+        """The artifact of a role; one without a digest where nothing was run.
 
         Raises:
             KeyError: the stage ran and has no such role.
         """
-        return UNKNOWN if self.action == "missing" else self.outputs[role]
+        if self.action == "missing":
+            return External(promise=f"{self.promise}/{role}")
+        return self.outputs[role]

@@ -23,6 +23,7 @@ from tiny_recipe import tiny_recipe, write_tiny_recipe
 from artifacts import Store
 from flows import cli, local_sweep
 from flows.gathering import is_done
+from flows.sweep_plan import plan_sweep
 from flows.sweeps import SWEEPS, Sweep, trials
 from lorapar_core.errors import StageFailed
 
@@ -108,6 +109,19 @@ def test_what_lies_above_the_partition_is_computed_once_a_seed(swept: Swept) -> 
         "report": TRIALS,
         "sweep": 1,
     }
+
+
+def test_a_plan_told_what_the_sweep_has_computed(swept: Swept, tmp_path: Path) -> None:
+    """Before any input was known it found the same actions as the keys did."""
+    theta = SWEEPS["theta"]
+    found = trials(theta, str(swept.recipe), seeds=(0, 1), overrides=local_sweep.with_runtime({}))
+    before = plan_sweep(found, store=Store.open(tmp_path / "store", create=False))
+    told = {each["stage"]: each["compute"] for each in before["stages"]}
+    assert told == {stage: n for stage, n in swept.records.items() if stage != "sweep"}
+    after = plan_sweep(found, store=Store.open(swept.store, create=False))
+    assert (before["finished"], after["finished"]) == (0, TRIALS)
+    assert {each["stage"]: each["cached"] for each in after["stages"]} == told
+    assert after["disk_gib"] == 0
 
 
 def test_the_results_tell_points_and_claims(swept: Swept) -> None:

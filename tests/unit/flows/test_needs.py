@@ -172,7 +172,7 @@ def test_what_a_run_has_read_is_planned_by_its_problems(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from flows.local import LocalRunner
-    from flows.plan import PlanRunner, _shown
+    from flows.plan import PlanRunner, shown_of
 
     rows = write_rows(tmp_path / "rows.jsonl", [{"prompt": "How many?", "answer": "1"}])
     recipe = with_benchmark(tiny_model, task="file", source=str(rows))
@@ -181,7 +181,7 @@ def test_what_a_run_has_read_is_planned_by_its_problems(
     def put() -> Asked:
         planner = PlanRunner(store)
         pipeline(recipe, planner)
-        (shown,) = _shown(recipe, planner).values()
+        (shown,) = shown_of(recipe, planner).values()
         return asked(recipe, shown)
 
     before = put()
@@ -205,7 +205,7 @@ def test_disk_counts_copies_of_the_base_and_all_of_the_adapter(
         pipeline(recipe, runner)
         found = needs.disk(recipe, [action for action, _ in runner.actions])
         assert found is not None
-        return found
+        return found.written + found.kept
 
     plain = written()
     # Initial and two trained adapters, two moments of each system, two importances; masks; and
