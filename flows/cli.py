@@ -35,12 +35,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     command: Command = options.command
     try:
-        return command(options)
+        code = command(options)
+        sys.stdout.flush()  # here, where a reader that went away is told
+        return code
     except (LoraparError, StoreError) as error:
         print(f"lorapar: {error}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError | DataError | ModelError | StoreError) else 1
     except BrokenPipeError:  # the reader of our output went away (`lorapar … | head`)
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         return 0
     except PermissionError as error:
         print(f"lorapar: {error}; see to the permissions", file=sys.stderr)

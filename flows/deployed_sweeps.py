@@ -29,6 +29,7 @@ from prefect.client.schemas.objects import TERMINAL_STATES, FlowRun, State, Stat
 from prefect.deployments import run_deployment
 from prefect.logging import get_run_logger
 from prefect.states import Cancelling, Scheduled
+from pydantic import PositiveInt
 
 from artifacts import Store
 from flows.command import sweep_command
@@ -186,7 +187,7 @@ def _sweep(
     sweep: SweepName,
     recipe: str = "lab",
     seeds: list[int] = [0, 1, 2],  # noqa: B006  Prefect shows it, nobody changes it
-    at_once: int = 2,
+    at_once: PositiveInt = 2,
     only: list[str] = [],  # noqa: B006
     data: DataFields | None = None,  # type: ignore[valid-type]
     teachers: list[TeacherConfig] | None = None,
@@ -249,7 +250,7 @@ def _sweep(
     store = Store.open()
     started = time.monotonic()
     carried = Trials(
-        definition, found, recipe=recipe, parent=_run_id(), at_once=max(1, at_once), store=store
+        definition, found, recipe=recipe, parent=_run_id(), at_once=at_once, store=store
     )
     with Children(found[0].recipe.runtime) as children:
         runner = PrefectRunner(found[0].recipe, store=store, children=children)

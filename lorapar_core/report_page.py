@@ -152,10 +152,11 @@ def _as_code(found: re.Match[str]) -> str:
 
 
 def as_markdown(title: str, blocks: Sequence[Block]) -> str:
-    """The page as Markdown tables, without its figures and without slots, which nobody fills."""
+    """The page as Markdown tables, without what is only drawn and without slots, which nobody
+    fills."""
     parts = [f"# {_in_markdown(title)}"]
     for block in blocks:
-        if block.slot:
+        if block.slot or (block.figures and not block.rows):
             continue
         parts.append(f"{'###' if block.under else '##'} {_in_markdown(block.title)}")
         if block.words:

@@ -42,7 +42,7 @@ STAGES: dict[str, Stage] = {
     "grpo": Stage(5, "lorapar_core.grpo"),
     "benchmark": Stage(1, "lorapar_core.benchmark"),
     "evaluate": Stage(1, "lorapar_core.evaluate"),
-    "report": Stage(5, "lorapar_core.report"),
+    "report": Stage(6, "lorapar_core.report"),
     "sweep": Stage(5, "lorapar_core.sweep_results"),
 }
 

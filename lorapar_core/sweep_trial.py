@@ -21,6 +21,6 @@ def trial_blocks(name: str, recipe: Mapping[str, Any], told: Mapping[str, Any]) 
         parts += region_blocks(recipe, told["regions"], told.get("profile"))
     if "agreement" in told:
         parts += label_blocks(recipe, told["agreement"], told["summary"])
-    words = f"Of {name}; the others' are on their own pages, which are named below."
+    words = f"Of {name}; the other trials' are on their own pages."
     head = Block("One trial's regions and labels", words)
     return [head, *(replace(part, under=True) for part in parts)] if parts else []

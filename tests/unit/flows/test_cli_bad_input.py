@@ -248,3 +248,23 @@ def test_the_command_ends_with_that_code(home: Path) -> None:
         check=False,
     )
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    """As `lorapar recipes | head -1` does; what was printed is written at the end."""
+    buffered = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "flows.cli", "recipes"],
+            cwd=ROOT,
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            env=buffered,
+            text=True,
+            check=False,
+        )
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -145,3 +145,7 @@ def test_what_failed_is_not_begun_again_for_what_was_lost(
 def test_a_point_that_there_isnt_is_named_before_any_work() -> None:
     with pytest.raises(ConfigError, match=r"has no point 'theta 0\.35'"):
         deployed_sweeps.sweep.fn(sweep="theta", recipe="demo", only=["theta 0.35"])
+
+
+def test_none_at_once_is_refused_by_the_deployment() -> None:
+    assert deployed_sweeps.sweep.parameters.properties["at_once"]["exclusiveMinimum"] == 0
