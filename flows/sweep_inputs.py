@@ -62,16 +62,20 @@ def shown_inputs(result: Result) -> dict[str, Input]:
 
 
 def shown(found: Mapping[Trial, Result]) -> Shown | None:
-    """The first trial with a profile of its elements' importance, or else the first with labels."""
+    """The trial whose regions tell most: chosen by importance, of the largest theta that leaves
+    elements out; the first of such. Where none has a profile, the first with labels."""
     each = [
         Shown(trial, {role: v for role, v in shown_inputs(result).items() if isinstance(v, Ref)})
         for trial, result in found.items()
     ]
-    for role in ("profile", "agreement"):
-        for one in each:
-            if role in one.inputs:
-                return one
-    return None
+    profiled = [one for one in each if "profile" in one.inputs]
+    labelled = [one for one in each if "agreement" in one.inputs]
+    return max(profiled, key=_telling, default=next(iter(labelled), None))
+
+
+def _telling(one: Shown) -> tuple[bool, bool, float]:
+    partition = one.trial.recipe.partition
+    return partition.choice == "importance", partition.theta < 1, partition.theta
 
 
 def _labels(trial: Trial, outcomes: Sequence[Outcome]) -> dict[str, Input]:

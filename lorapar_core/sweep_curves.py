@@ -58,15 +58,16 @@ def _ends(mean: Mapping[float, float]) -> list[str]:
 
 
 def _charts(phase: str, key: str, means: Mapping[str, Mapping[float, float]]) -> Iterator[Html]:
-    """As many lines to a chart as there are colours."""
+    """The lines in charts of about as many each, no more than there are colours."""
     series = [
         replace(thinned(Series(label, list(mean), list(mean.values())), MOST_TOLD), low=(), high=())
         for label, mean in means.items()
     ]
     x_range = span([x for one in series for x in one.x])
     y_range = span([y for one in series for y in one.y], margin=0.06)
-    for k in range(0, len(series), len(LOOKS)):
-        some = series[k : k + len(LOOKS)]
+    charts = -(-len(series) // len(LOOKS))
+    for k in range(charts):
+        some = series[k * len(series) // charts : (k + 1) * len(series) // charts]
         drawn = line(
             [replace(one, look=look) for one, look in zip(some, LOOKS, strict=False)],
             label=f"{SHOWN[key]} of {phase} over optimizer steps",

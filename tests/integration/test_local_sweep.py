@@ -155,7 +155,7 @@ def test_the_page_is_there_and_the_run_is_kept(swept: Swept) -> None:
     assert re.search(rf"\bmoments +{4 * len(LABELS)} +4 ", text), "asked for by all, computed once"
     assert re.search(rf"\bsft +{TRIALS} +{TRIALS} ", text)
     assert len(re.findall(r"theta 0\.\d(?:, random)? +sft +2 +\d", text)) == len(LABELS)
-    assert "Of theta 0.3, seed 0; the other trials" in text, "whose regions and labels are shown"
+    assert "Of theta 0.9, seed 0; the other trials" in text, "whose regions and labels are shown"
     assert 'id="theta"' in page
     assert re.search(r"theta 0\.9, random +sft +loss +\d+ ", text), "training by point"
     (document,) = [
