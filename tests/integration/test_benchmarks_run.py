@@ -66,7 +66,12 @@ def test_a_run_with_benchmarks(tiny_model: Path, tmp_path: Path) -> None:
     page = Path(first["report"]).read_text()
     for words in ("Benchmark: mmlu, by subject", "Benchmark: trained", "Paired comparisons"):
         assert words in page
-    assert str(tmp_path) not in page
+    artifact = first["artifacts"]["report/report.html"]
+    assert (
+        cli.main(["artifacts", "export", artifact, str(tmp_path / "page"), f"--store={store}"]) == 0
+    )
+    (kept,) = (path for path in (tmp_path / "page").rglob("*") if path.is_file())
+    assert str(tmp_path) not in kept.read_text(), "it holds no path; the run's copy has the command"
     named = [
         first["artifacts"][f"evaluate[{after}/gsm8k]/predictions.parquet"]
         for after in ("base", "sft")
