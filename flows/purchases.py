@@ -8,8 +8,8 @@ that fail and are made again are not in it: `runtime.budget_usd` is the bound.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
@@ -17,7 +17,7 @@ from artifacts import Ref, Store
 from flows.budget import spent
 from flows.summary import table
 from flows.voting import rule_of
-from lorapar_core.config import Recipe, TeacherConfig
+from lorapar_core.config import Recipe, RuntimeConfig, TeacherConfig
 from lorapar_core.parquet import read_table
 from lorapar_core.rounds import AUDITED, Votes, is_audited, order
 from lorapar_core.rule import needed
@@ -59,46 +59,78 @@ class Purchase:
     """If every reply is as long as it may be."""
 
 
-def purchases(
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The votes that one teacher's ledger lacks. Examples, or how many, while nobody knows them."""
+
+    teacher: TeacherConfig
+    role_play: bool
+    target: str
+    entries: Entries
+    begun: Set[str]
+    """Examples that any teacher of the recipe was asked about before."""
+    surely: Sequence[str] | int
+    most: Sequence[str] | int
+
+    def united(self, other: Wanted) -> Wanted:
+        """With what another recipe wants of the same ledger."""
+        return replace(
+            self,
+            begun=self.begun | other.begun,
+            surely=united(self.surely, other.surely),
+            most=united(self.most, other.most),
+        )
+
+    @property
+    def render(self) -> Render:
+        return rendering(self.teacher, target=self.target, role_play=self.role_play)
+
+
+def united(one: Sequence[str] | int, other: Sequence[str] | int) -> Sequence[str] | int:
+    if isinstance(one, int) or isinstance(other, int):
+        return max(count_of(one), count_of(other))
+    return list(dict.fromkeys([*one, *other]))
+
+
+def count_of(votes: Sequence[str] | int) -> int:
+    return votes if isinstance(votes, int) else len(votes)
+
+
+def wanted(
     recipe: Recipe,
     actions: Sequence[tuple[Action, Outcome]],
     *,
     store: Store,
     ids: Sequence[str] | None,
-    question: Callable[[str], Question],
-) -> list[Purchase]:
-    """What the planned `actions` would buy. `ids`: the examples; None while they aren't known."""
+) -> dict[str, Wanted]:
+    """Ledger -> what the planned `actions` would buy of its teacher. `ids`: the examples; None
+    while they aren't known."""
     votes = [(a, o) for a, o in actions if a.stage == "vote"]
     if not votes:  # a baseline that trains on all examples
-        return []
+        return {}
     target = votes[0][0].config["target"]
-    ledgers = ledgers_of(recipe, votes, target)
+    ledgers = ledgers_of(recipe, votes)
     entries = {name: read_entries(store.ledger(digest)) for name, digest in ledgers.items()}
     needs = _needs(recipe, votes, entries, ids, store)
-
-    def render(teacher: TeacherConfig) -> Render:
-        return rendering(teacher, target=target, role_play=recipe.voting.role_play)
-
-    return [
-        _priced(teacher, needs[teacher.name], render(teacher), entries, question)
-        for teacher in recipe.asked
-        if teacher.provider == "litellm" and teacher.name in needs
-    ]
+    role_play = recipe.voting.role_play
+    begun = frozenset().union(*(one.votes for one in entries.values()))
+    return {
+        ledgers[t.name]: Wanted(t, role_play, target, entries[t.name], begun, *needs[t.name])
+        for t in recipe.asked
+        if t.provider == "litellm" and t.name in needs
+    }
 
 
-@dataclass(slots=True)
-class _Need:
-    """Votes of one teacher that are not held."""
-
-    least: int
-    most: list[str] | int
-    """The examples, or how many there are while they aren't known."""
+_Need = tuple[Sequence[str] | int, Sequence[str] | int]
+"""`Wanted.surely` and `Wanted.most`."""
 
 
-def ledgers_of(
-    recipe: Recipe, votes: Sequence[tuple[Action, Outcome]], target: str
-) -> dict[str, str]:
+def ledgers_of(recipe: Recipe, actions: Sequence[tuple[Action, Outcome]]) -> dict[str, str]:
     """Teacher -> its ledger's name, also where no round has asked it anything yet."""
+    votes = [(a, o) for a, o in actions if a.stage == "vote"]
+    if not votes:
+        return {}
+    target = votes[0][0].config["target"]
     remote = {
         teacher.name: asked(recipe, teacher, model=None, target=target)["asked"]
         for teacher in recipe.asked
@@ -125,11 +157,11 @@ def _needs(
         if outcome.action != "missing" or name not in entries or name in panel:
             continue
         if ids is None:
-            needs[name] = _Need(_least(recipe, action.units), action.units)
+            needs[name] = _least(recipe, action.units), action.units
             continue
         about = action.site["ids"] or ids
         missing = [i for i in about if i not in entries[name].votes]
-        needs[name] = _Need(len(missing), missing)
+        needs[name] = missing, missing
     return needs
 
 
@@ -144,15 +176,15 @@ def _least(recipe: Recipe, count: int) -> int:
 
 def _curtailed(recipe: Recipe, held: Mapping[str, Votes], ids: Sequence[str]) -> dict[str, _Need]:
     """Follow each example's order as far as votes are held."""
+    least: dict[str, list[str]] = {name: [] for name in held}
     most: dict[str, list[str]] = {name: [] for name in held}
-    least = dict.fromkeys(held, 0)
     for example_id in ids:
         surely, perhaps = _open_votes(recipe, example_id, held)
         for name in surely:
-            least[name] += 1
+            least[name].append(example_id)
         for name in (*surely, *perhaps):
             most[name].append(example_id)
-    return {name: _Need(least[name], most[name]) for name in held if most[name]}
+    return {name: (least[name], most[name]) for name in held if most[name]}
 
 
 def _open_votes(
@@ -205,28 +237,21 @@ def _labels(tables: Sequence[Mapping[str, Sequence[Any]]], calibration: str) -> 
     return labels_of(tables, calibration)[0]
 
 
-def _priced(
-    teacher: TeacherConfig,
-    need: _Need,
-    render: Render,
-    entries: Mapping[str, Entries],
-    question: Callable[[str], Question],
-) -> Purchase:
-    if isinstance(need.most, int):
-        messages = [render(TYPICAL, "text")]
-        times = need.most
+def priced(one: Wanted, *, question: Callable[[str], Question]) -> Purchase:
+    """What that would cost."""
+    teacher, render = one.teacher, one.render
+    if isinstance(one.most, int):
+        messages, times = [render(TYPICAL, "text")], one.most
     else:
-        messages = [render(question(example_id), "text") for example_id in need.most]
-        times = 1
+        messages, times = [render(question(i), "text") for i in one.most], 1
     count = times * len(messages)
     prompt = times * sum(map(likely_tokens, messages))
-    completion = count * _likely_completion(teacher, entries[teacher.name])
+    completion = count * _likely_completion(teacher, one.entries)
     price = price_of(teacher)
-    bought = [] if isinstance(need.most, int) else need.most
     return Purchase(
         teacher=teacher.name,
-        begun=sum(any(i in one.votes for one in entries.values()) for i in bought),
-        least=need.least,
+        begun=0 if isinstance(one.most, int) else sum(i in one.begun for i in one.most),
+        least=count_of(one.surely),
         most=count,
         prompt_tokens=prompt,
         completion_tokens=completion,
@@ -247,20 +272,15 @@ def _likely_completion(teacher: TeacherConfig, entries: Entries) -> float:
 
 
 def capped(
-    recipe: Recipe,
-    actions: Sequence[tuple[Action, Outcome]],
-    *,
-    store: Store,
-    ids: Sequence[str] | None,
+    runtime: RuntimeConfig, ledgers: Iterable[str], *, store: Store, ids: Sequence[str] | None
 ) -> dict[str, Any]:
-    """The recipe's caps, and what of them is spent (null without a cap, and while the examples
-    aren't known)."""
-    votes = [(a, o) for a, o in actions if a.stage == "vote"]
-    caps = {name: getattr(recipe.runtime, name) for name in ("budget_usd", "budget_votes")}
+    """A run's caps, and what of them is spent (null without a cap, and while the examples aren't
+    known). `ledgers`: those of the teachers that cost money."""
+    caps = {name: getattr(runtime, name) for name in ("budget_usd", "budget_votes")}
     usd, count = None, None
-    if votes and ids is not None and any(cap is not None for cap in caps.values()):
-        ledgers = ledgers_of(recipe, votes, votes[0][0].config["target"]).values()
-        usd, count = spent(map(store.ledger, ledgers), ids)
+    found = list(ledgers)
+    if found and ids is not None and any(cap is not None for cap in caps.values()):
+        usd, count = spent(map(store.ledger, found), ids)
     return {
         **caps,
         "spent_usd": usd,

@@ -5,9 +5,11 @@ Imports neither Prefect nor torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from artifacts import Store
 from flows.benchmarks import check_benchmarks
@@ -100,6 +102,19 @@ def missing_packages(recipe: Recipe) -> list[str]:
     return said
 
 
+def lacking(recipes: Sequence[Recipe]) -> dict[str, Any]:
+    """What this machine lacks for any of the recipes, each once, as a plan's fields: models that
+    are `absent`, `missing_packages`, and `missing_keys`, the variables of teachers."""
+    names = dict.fromkeys(model for recipe in recipes for model in models(recipe))
+    packages = dict.fromkeys(said for recipe in recipes for said in missing_packages(recipe))
+    each = [missing_keys(recipe, environment=os.environ) for recipe in recipes]
+    return {
+        "absent": [name for name, revision in names if not locate(name, revision).path],
+        "missing_packages": list(packages),
+        "missing_keys": sorted({variable for keys in each for variable in keys.values()}),
+    }
+
+
 def missing_keys(recipe: Recipe, *, environment: Mapping[str, str]) -> dict[str, str]:
     """Teacher -> a variable that should hold its key and doesn't."""
     return {
@@ -120,7 +135,7 @@ def require_keys(recipe: Recipe, *, environment: Mapping[str, str], store: Store
     if not missing:
         return
     from flows.pipeline import pipeline  # which begins with these checks
-    from flows.plan import PlanRunner
+    from flows.plan_runner import PlanRunner
 
     planned = PlanRunner(store)
     pipeline(recipe, planned)

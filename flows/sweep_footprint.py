@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from artifacts import Ref, Store
+from artifacts import Record, Ref, Store
 from flows.footprint import commits_of, machines_of, recorded, stage_footprint
 from flows.pipeline import Result
 from flows.sweeps import Trial
@@ -18,8 +18,8 @@ _HIGHEST = ("peak_bytes", "peak_gpu_bytes")
 
 def sweep_footprint(found: Mapping[Trial, Result], *, store: Store) -> dict[str, Any]:
     """Plain values: `training` by point and stage, `stages` by kind, `machines`, `commits`,
-    `recipe` (a trial's, as its report tells it, and the trial's name), and `reports` (trial ->
-    digest of its page).
+    `recipe` (a trial's, as its report tells it, and the trial's name), `reports` (trial -> digest
+    of its page), and `artifacts` (the first trial that asks for it, stage and role, digest).
 
     `found`: finished trials, and what is in the store of each.
     """
@@ -27,8 +27,14 @@ def sweep_footprint(found: Mapping[Trial, Result], *, store: Store) -> dict[str,
     asked: dict[str, list[str]] = {}
     recipe: dict[str, Any] = {}
     training: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    artifacts: list[tuple[str, str, str]] = []
     for trial, result in found.items():
         for outcome, record in recorded(result.outcomes, store=store):
+            if record.key not in records:
+                artifacts += [
+                    (trial.name, f"{outcome.name}/{role}", ref.digest)
+                    for role, ref in record.outputs.items()
+                ]
             records[record.key] = record
             if record.stage == "report" and not recipe:
                 recipe = {"trial": trial.name, "sections": record.config["recipe"]}
@@ -36,19 +42,13 @@ def sweep_footprint(found: Mapping[Trial, Result], *, store: Store) -> dict[str,
             if record.stage in TRAINING:
                 place = (trial.point.label, outcome.name)
                 training.setdefault(place, []).append(stage_footprint(outcome, record))
-    seconds = {key: record.provenance.get("seconds") for key, record in records.items()}
     return {
         "training": [
             {"point": point, "stage": stage, **_mean(each)}
             for (point, stage), each in training.items()
         ],
         "stages": [
-            {
-                "stage": stage,
-                "asked": len(keys),
-                "computed": len(set(keys)),
-                "seconds": _sum([seconds[key] for key in set(keys)]),
-            }
+            _of_kind(stage, keys, {key: records[key] for key in keys})
             for stage, keys in asked.items()
         ],
         "machines": machines_of(records.values()),
@@ -59,6 +59,20 @@ def sweep_footprint(found: Mapping[Trial, Result], *, store: Store) -> dict[str,
             for trial, result in found.items()
             if isinstance(result.report, Ref)
         },
+        "artifacts": artifacts,
+    }
+
+
+def _of_kind(stage: str, keys: Sequence[str], different: Mapping[str, Record]) -> dict[str, Any]:
+    """All stages of a name: how often they were asked for, and what the different ones took."""
+    told = [record.provenance for record in different.values()]
+    peaks = [one.get("footprint", {}).get("peak_bytes") for one in told]
+    return {
+        "stage": stage,
+        "asked": len(keys),
+        "computed": len(different),
+        "seconds": _sum([one.get("seconds") for one in told]),
+        "peak_bytes": max(filter(None, peaks), default=None),
     }
 
 

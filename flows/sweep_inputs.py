@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
-from artifacts import Ref
 from flows.pipeline import Result
 from flows.sweeps import Sweep, Trial
 from lorapar_core.true_system import SOURCES
@@ -13,21 +11,6 @@ from tasks.action import Input, Outcome
 from tasks.train import TRAINING
 
 PREDICTIONS = "predictions.parquet"
-_SHOWN = {
-    "prepare": ("summary", "summary.json"),
-    "tally": ("agreement", "agreement.json"),
-    "profile": ("profile", "profile.json"),
-    "partition": ("regions", "regions.json"),
-}
-"""Stage -> the role of what the page shows of one trial, and the output's name."""
-
-
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """The trial whose labels, importances and regions stand on the sweep's page."""
-
-    trial: Trial
-    inputs: Mapping[str, Input] = field(default_factory=dict)
 
 
 def trial_inputs(sweep: Sweep, trial: Trial, result: Result) -> dict[str, Input]:
@@ -50,32 +33,6 @@ def trial_inputs(sweep: Sweep, trial: Trial, result: Result) -> dict[str, Input]
 def knows_the_truth(sweep: Sweep, trial: Trial) -> bool:
     """Whether labels are what is swept, and each example's true system is known."""
     return sweep.name == "labels" and trial.recipe.data.source in SOURCES
-
-
-def shown_inputs(result: Result) -> dict[str, Input]:
-    """What the page would show of the trial."""
-    return {
-        _SHOWN[outcome.stage][0]: outcome[_SHOWN[outcome.stage][1]]
-        for outcome in result.outcomes
-        if outcome.stage in _SHOWN
-    }
-
-
-def shown(found: Mapping[Trial, Result]) -> Shown | None:
-    """The trial whose regions tell most: chosen by importance, of the largest theta that leaves
-    elements out; the first of such. Where none has a profile, the first with labels."""
-    each = [
-        Shown(trial, {role: v for role, v in shown_inputs(result).items() if isinstance(v, Ref)})
-        for trial, result in found.items()
-    ]
-    profiled = [one for one in each if "profile" in one.inputs]
-    labelled = [one for one in each if "agreement" in one.inputs]
-    return max(profiled, key=_telling, default=next(iter(labelled), None))
-
-
-def _telling(one: Shown) -> tuple[bool, bool, float]:
-    partition = one.trial.recipe.partition
-    return partition.choice == "importance", partition.theta < 1, partition.theta
 
 
 def _labels(trial: Trial, outcomes: Sequence[Outcome]) -> dict[str, Input]:

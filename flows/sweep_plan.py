@@ -1,20 +1,22 @@
-"""`lorapar sweep --plan`: what a sweep's trials have in common, what is left, and what it takes."""
+"""`lorapar sweep --plan`: what a sweep's trials have in common, what is left, and what it takes.
+
+Touches nothing, but that what it reads and finds corrupt goes into quarantine.
+"""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from artifacts import Store
-from flows import needs, purchases
+from flows import needs
+from flows.gathering import is_evaluated
 from flows.pipeline import pipeline
-from flows.plan import PlanRunner, examples_of, prepared, shown_of, tokens_of
-from flows.requirements import missing_keys, missing_packages, models
-from flows.summary import table
+from flows.plan_runner import PlanRunner, missing_of, shown_of, tokens_of
+from flows.requirements import check, lacking
+from flows.sweep_votes import SweepVotes
 from flows.sweeps import Trial
-from lorapar_core.base import locate
 from lorapar_core.config import Recipe
 from lorapar_core.errors import LoraparError
 from lorapar_core.memory import Estimate
@@ -26,99 +28,79 @@ COUNTS = ("asked", "different", "cached", "compute")
 
 
 def plan_sweep(trials: Sequence[Trial], *, store: Store) -> dict[str, Any]:
-    """The plan as plain values; touches nothing.
+    """The plan as plain values.
 
-    Memory is that of the largest process, disk what all trials write, with the checkpoints of as
-    many stages as run side by side. Votes that several trials ask one teacher for are bought once.
+    What is left of a stage is the most that it can be: trials that come to the same labels have
+    what follows in common. Memory is that of the largest process, disk what all trials write, with
+    the checkpoints of as many stages as run side by side.
 
     Raises:
-        LoraparError: no trial can be carried out; as the first says.
+        LoraparError: a trial's recipe can't be carried out; or none can, as the first says.
+        CorruptObject, MissingObject: of what a plan reads; tried again, it counts it as missing.
     """
-    found = _Left(store)
-    refused: dict[str, LoraparError] = {}
     for trial in trials:
+        check(trial.recipe, runs=False)
+    left, votes, refused = Left(), SweepVotes(store), dict[str, LoraparError]()
+    recipes = []
+    for trial in trials:
+        recipe, runner = expanded(trial.recipe), PlanRunner(store)
         try:
-            found.add(expanded(trial.recipe))
-        except LoraparError as error:
+            result = pipeline(recipe, runner)
+        except LoraparError as error:  # too few examples of a system; the others go on
             refused[trial.name] = error
-    if len(refused) == len(trials):
+            continue
+        recipes.append(recipe)
+        left.add(recipe, runner, finished=is_evaluated(result))
+        votes.add(recipe, runner)
+    if not recipes:
         raise next(iter(refused.values()))
-    recipe = trials[0].recipe
+    runtime = trials[0].recipe.runtime
     return {
         "trials": len(trials),
-        "finished": found.finished,
+        "finished": left.finished,
         "refused": [{"trial": name, "error": str(error)} for name, error in refused.items()],
-        "stages": [{"stage": stage, **counts} for stage, counts in found.stages.items()],
-        "votes_exact": found.exact,
-        **purchases.told(list(found.bought.values())),
-        "local_votes": found.local_votes,
-        **_missing([trial.recipe for trial in trials]),
-        **needs.told_of(found.memory(), found.disk(recipe.runtime.children), recipe.runtime),
-        "side_by_side": recipe.runtime.children,
+        "stages": [{"stage": stage, **counts} for stage, counts in left.stages.items()],
+        **votes.told(runtime),
+        **lacking(recipes),
+        **needs.told_of(left.memory(), left.disk(runtime.children), runtime),
+        "side_by_side": runtime.children,
     }
 
 
 @dataclass
-class _Left:
+class Left:
     """What the trials come to, each action counted once that several ask for."""
 
-    store: Store
     finished: int = 0
-    exact: bool = True
-    local_votes: int = 0
     stages: dict[str, dict[str, int]] = field(default_factory=dict)
-    bought: dict[str, purchases.Purchase] = field(default_factory=dict)
-    """By ledger: what the trial that asks most of it needs."""
     _seen: set[str] = field(default_factory=set)
     _estimates: list[Estimate | None] = field(default_factory=list)
     _disks: list[needs.Disk | None] = field(default_factory=list)
 
-    def add(self, recipe: Recipe) -> None:
-        runner = PlanRunner(self.store)
-        result = pipeline(recipe, runner)
-        self.finished += all(o.action == "cached" for o in result.evaluations.values())
-        missing = [action for action, outcome in runner.actions if self._is_left(action, outcome)]
-        self.local_votes += sum(
-            a.units for a in missing if a.stage == "vote" and a.place == "device"
-        )
-        lengths = needs.longest(recipe, tokens_of(runner))
-        shown = shown_of(recipe, runner)
-        self._estimates.append(needs.memory(recipe, missing, lengths, shown))
-        self._disks.append(needs.disk(recipe, missing))
-        self._buy(recipe, runner)
+    def add(self, recipe: Recipe, runner: PlanRunner, *, finished: bool) -> None:
+        self.finished += finished
+        missing = {action.expected: action for action in missing_of(runner)}
+        new = [action for expected, action in missing.items() if expected not in self._seen]
+        for action, outcome in runner.actions:
+            self._count(action, outcome)
+        lengths, shown = needs.longest(recipe, tokens_of(runner)), shown_of(recipe, runner)
+        self._estimates.append(needs.memory(recipe, new, lengths, shown))
+        self._disks.append(needs.disk(recipe, new))
 
-    def _is_left(self, action: Action, outcome: Outcome) -> bool:
-        """Whether nobody has computed it, and no earlier trial asks for it."""
+    def _count(self, action: Action, outcome: Outcome) -> None:
         counts = self.stages.setdefault(action.stage, dict.fromkeys(COUNTS, 0))
         counts["asked"] += 1
-        if action.promise in self._seen:
-            return False
-        self._seen.add(action.promise)
-        counts["different"] += 1
-        counts["compute" if outcome.action == "missing" else "cached"] += 1
-        return outcome.action == "missing"
-
-    def _buy(self, recipe: Recipe, runner: PlanRunner) -> None:
-        votes = [(a, o) for a, o in runner.actions if a.stage == "vote"]
-        if all(action.place == "device" for action, _ in votes):
-            return
-        examples = examples_of(recipe, runner)
-        self.exact &= bool(examples) and prepared(runner).action == "cached"
-        ids = list(examples) if examples else None
-        ledgers = purchases.ledgers_of(recipe, votes, votes[0][0].config["target"])
-        for one in purchases.purchases(
-            recipe, runner.actions, store=self.store, ids=ids, question=examples.__getitem__
-        ):
-            before = self.bought.get(ledgers[one.teacher])
-            if before is None or one.most > before.most:
-                self.bought[ledgers[one.teacher]] = one
+        if action.expected not in self._seen:
+            self._seen.add(action.expected)
+            counts["different"] += 1
+            counts["compute" if outcome.action == "missing" else "cached"] += 1
 
     def memory(self) -> Estimate | None:
         """Of the largest process; None where that of one isn't known."""
         known = [one for one in self._estimates if one is not None]
         if len(known) < len(self._estimates):
             return None
-        return max(known, key=lambda one: one.total, default=None)
+        return max(known, key=lambda one: one.total)
 
     def disk(self, side_by_side: int) -> int | None:
         """Bytes; None where a part isn't known."""
@@ -127,35 +109,3 @@ class _Left:
             return None
         kept = sorted((one.kept for one in known), reverse=True)
         return sum(one.written for one in known) + sum(kept[:side_by_side])
-
-
-def _missing(recipes: Sequence[Recipe]) -> dict[str, Any]:
-    """What this machine lacks for any of them, each once."""
-    every = [expanded(recipe) for recipe in recipes]
-    names = dict.fromkeys(model for recipe in every for model in models(recipe))
-    packages = dict.fromkeys(said for recipe in every for said in missing_packages(recipe))
-    keys = {key for r in every for key in missing_keys(r, environment=os.environ).values()}
-    return {
-        "absent": [name for name, revision in names if not locate(name, revision).path],
-        "missing_packages": list(packages),
-        "missing_keys": sorted(keys),
-    }
-
-
-def sweep_plan_lines(planned: Mapping[str, Any]) -> str:
-    """For people: what is left of which stages, and what it takes."""
-    rows = [[each["stage"], *(f"{each[name]:,}" for name in COUNTS)] for each in planned["stages"]]
-    header = ("stage", "asked for", "different", "cached", "to compute")
-    parts = [
-        f"{planned['trials']} trials, {planned['finished']} of them finished",
-        *(f"{one['trial']} would fail: {one['error']}" for one in planned["refused"]),
-        "",
-        table(header, rows),
-        "",
-        f"{purchases.votes_line(planned)}; local: {planned['local_votes']}",
-    ]
-    if planned["purchases"]:
-        parts += ["", purchases.purchase_table(planned), ""]
-    several = planned["side_by_side"] > 1
-    beside = f"; {planned['side_by_side']} processes side by side" if several else ""
-    return "\n".join([*parts, needs.memory_line(planned) + beside])

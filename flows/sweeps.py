@@ -68,6 +68,8 @@ class Sweep:
     summary: str
     points: Callable[[Recipe], list[Point]]
     claims: Callable[[list[Point]], list[Claim]]
+    exhibits: tuple[str, ...]
+    """Points of which a trial's regions and labels are worth showing, the best first."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -319,7 +321,8 @@ def _modules_claims(points: list[Point]) -> list[Claim]:
 
 
 def _labels(recipe: Recipe) -> list[Point]:
-    """The paper's strategies: the first teacher alone, the first three, the first five.
+    """The paper's strategies: the first teacher alone, with and without a part to play, the second
+    alone, the first three, the first five, and a random partition.
 
     Raises:
         ConfigError: fewer than three teachers vote.
@@ -333,8 +336,8 @@ def _labels(recipe: Recipe) -> list[Point]:
     sizes = [size for size in PANELS if size <= len(panel)]
 
     def point(label: str, size: int, **voting: Any) -> Point:
-        said = {"teachers": size, "role play": "yes", "labels": "votes"}
         fields = {"panel": panel[:size], "role_play": True, "labels": "votes", **voting}
+        said: dict[str, Any] = {"teachers": size}
         said["role play"] = "yes" if fields["role_play"] else "no"
         said["labels"] = fields["labels"]
         return Point(label, said, {**_sft_only(recipe), "voting": fields})
@@ -342,6 +345,7 @@ def _labels(recipe: Recipe) -> list[Point]:
     return [
         point("one teacher, no role play", 1, role_play=False),
         point("one teacher", 1),
+        point("another teacher", 1, panel=panel[1:2]),
         *(point(f"{size} teachers", size) for size in sizes),
         point("random partition", sizes[-1], labels="random"),
     ]
@@ -404,25 +408,72 @@ def _baselines_claims(points: list[Point]) -> list[Claim]:
             "lora-par: after its last stage above after its first",
             (Term("lora-par", 1, "last"), Term("lora-par", -1, "first")),
         ),
-        *(_against(name) for name in labels if name != "lora-par"),
+        *(
+            _against(name, phase)
+            for name in labels
+            if name != "lora-par"
+            for phase in _phases(name)
+        ),
     ]
 
 
-def _against(name: str) -> Claim:
+def _phases(name: str) -> list[Phase]:
+    """After which training stages LoRA-PAR is compared with a method: with a control after both."""
+    if name == "random":
+        return ["first", "last"]
+    return ["last" if name in WITH_RL else "first"]
+
+
+def _against(name: str, phase: Phase) -> Claim:
     """LoRA-PAR above another method."""
-    phase: Phase = "last" if name in WITH_RL else "first"
-    text = f"lora-par above {name}" + ("" if name in WITH_RL else ", after SFT")
+    text = f"lora-par above {name}" + (", after SFT" if phase == "first" else "")
     return Claim(text, (Term("lora-par", 1, phase), Term(name, -1, phase)))
 
 
 SWEEPS = {
     sweep.name: sweep
     for sweep in (
-        Sweep("theta", "theta from 0.1 to 1, with random controls; SFT", _theta, _theta_claims),
-        Sweep("shared", "alpha and beta in 0, 0.5, 1; all stages", _shared, _shared_claims),
-        Sweep("modules", "QKV, GUD, QKVGUD; SFT", _modules, _modules_claims),
-        Sweep("labels", "how the data is labelled; SFT", _labels, _labels_claims),
-        Sweep("order", "SFT then RL, RL then SFT", _order, _order_claims),
-        Sweep("baselines", "LoRA-PAR and what is used instead", _baselines, _baselines_claims),
+        Sweep(
+            "theta",
+            "theta from 0.1 to 1, with random controls; SFT",
+            _theta,
+            _theta_claims,
+            exhibits=("theta 0.9",),
+        ),
+        Sweep(
+            "shared",
+            "alpha and beta in 0, 0.5, 1; all stages",
+            _shared,
+            _shared_claims,
+            exhibits=("alpha 1, beta 1",),
+        ),
+        Sweep(
+            "modules",
+            "QKV, GUD, QKVGUD; SFT",
+            _modules,
+            _modules_claims,
+            exhibits=("QKVGUD",),
+        ),
+        Sweep(
+            "labels",
+            "how the data is labelled; SFT",
+            _labels,
+            _labels_claims,
+            exhibits=("5 teachers", "3 teachers"),
+        ),
+        Sweep(
+            "order",
+            "SFT then RL, RL then SFT",
+            _order,
+            _order_claims,
+            exhibits=("SFT then RL",),
+        ),
+        Sweep(
+            "baselines",
+            "LoRA-PAR and what is used instead",
+            _baselines,
+            _baselines_claims,
+            exhibits=("lora-par",),
+        ),
     )
 }

@@ -19,7 +19,7 @@ SOURCES = {
     "theta": "LLaMA-2-7B on GSM8K, Table 3",
     "modules": "LLaMA-2-7B on GSM8K, Table 3",
     "shared": "LLaMA-2-7B on GSM8K, after SFT / after RL, Table 2",
-    "labels": "LLaMA-2-7B on GSM8K, QwQ as the single teacher, Table 1",
+    "labels": "LLaMA-2-7B on GSM8K, QwQ and DeepSeek-R1 as single teachers, Table 1",
     "order": "Qwen-2.5-7B on GSM8K, after the first / the second stage, Table 7",
     "baselines": "LLaMA-2-7B on GSM8K, after one / two epochs, Tables 4 and 6",
 }
@@ -34,6 +34,7 @@ _RANDOM = {
 _LABELS: dict[str, Figures] = {
     "one teacher, no role play": (25.32,),
     "one teacher": (26.23,),
+    "another teacher": (26.84,),
     "random partition": (25.85,),
     "3 teachers": (27.07,),
     "5 teachers": (27.60,),

@@ -23,6 +23,8 @@ class Block:
     """They stand side by side where there is room."""
     under: bool = False
     """It belongs to the block before it."""
+    folded: bool = False
+    """Its table is opened by hand: a long one, for reference."""
     slot: str = ""
     """Its section stands between comments of this name, so that it can be filled in later."""
 

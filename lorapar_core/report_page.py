@@ -103,8 +103,13 @@ def _block(block: Block) -> str:
     if block.figures:
         parts.append('<div class="figures">' + "".join(block.figures) + "</div>")
     if block.rows:
-        parts.append(table(block.header, block.rows, label=block.title))
+        shown = table(block.header, block.rows, label=block.title)
+        parts.append(_folded(shown, len(block.rows)) if block.folded else shown)
     return "".join(parts)
+
+
+def _folded(shown: Html, rows: int) -> str:
+    return f"<details><summary>{rows:,} rows</summary>{shown}</details>"
 
 
 def facts(told: Sequence[tuple[str, str]]) -> Html:

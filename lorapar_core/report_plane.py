@@ -2,7 +2,8 @@
 
 A darker square holds more elements. The cuts of a theta divide the plane into the regions, so one
 drawing serves every theta: it is shown four times, each time through the window of a region and in
-its colour, and the page's script moves the windows.
+its colour, and the page's script moves the windows. The colours are those of the paper's figure:
+S1 only is red, S2 only blue, shared purple.
 """
 
 from __future__ import annotations

@@ -38,8 +38,9 @@ def _summary(results: Mapping[str, Any]) -> Block:
     verdicts = [claim["verdict"] for claim in results["claims"]]
     counts = ", ".join(f"{v} {verdicts.count(v)}" for v in SAID if v in verdicts) or "none"
     seeds = ", ".join(map(str, results["seeds"]))
+    told = f" ({results['description']})" if results["description"] else ""
     words = (
-        f"Recipe {results['recipe']}, model {results['model']}, {results['problems']} test "
+        f"Recipe {results['recipe']}{told}, model {results['model']}, {results['problems']} test "
         f"problems, seeds {seeds}. Claims: {counts}."
     )
     return Block("Summary", words)

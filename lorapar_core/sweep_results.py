@@ -5,13 +5,13 @@ problems. Per claim: the paired difference with its corrected interval, and the 
 Answers are judged strictly, as the paper judges them; the flexible accuracy stands beside. A point
 that did not finish with every seed is compared over those seeds that its partners have too.
 
-config: sweep, recipe, model, theta, modules, seeds, points (label, values, phases), claims
-(text, terms of label, weight, phase), calibrations (teacher -> calibration where the truth is known
-and asked for, else empty), shown (trial, recipe: of the trial that `shown/` is of; or empty).
-Inputs: predictions/LABEL/SEED/PHASE, training/LABEL/SEED/PHASE and regions/LABEL/SEED (those that
-there are), `base` (predictions before training), `shown/` summary, agreement, profile and regions
-of one trial, and for the truth examples, labels/LABEL/SEED and votes/LABEL/TEACHER/ROUND. Writes
-`results.json`, `report.md` and `report.html`; no time and no path is in them.
+config: sweep, recipe, description, model, theta, modules, seeds, points (label, values, phases),
+claims (text, terms of label, weight, phase), calibrations (teacher -> calibration where the truth is
+known and asked for, else empty), exhibit (trial, recipe: of the trial that `exhibit/` is of; or
+empty). Inputs: predictions/LABEL/SEED/PHASE, training/LABEL/SEED/PHASE and regions/LABEL/SEED (those
+that there are), `base` (predictions before training), `exhibit/` summary, agreement, profile and
+regions of one trial, and for the truth examples, labels/LABEL/SEED and votes/LABEL/TEACHER/ROUND.
+Writes `results.json`, `report.md` and `report.html`; no time and no path is in them.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def run(spec: Spec, out: Path) -> None:
     text = json.dumps(results, indent=2, sort_keys=True, ensure_ascii=False)
     (out / "results.json").write_text(text + "\n", encoding="utf-8")
     title = f"LoRA-PAR: sweep {spec.config['sweep']} of {spec.config['recipe']}"
-    page = blocks(results, spec.digests, [*curve_blocks(_curves(spec)), *_shown(spec)])
+    page = blocks(results, spec.digests, [*curve_blocks(_curves(spec)), *_exhibit(spec)])
     (out / "report.md").write_text(as_markdown(title, page), encoding="utf-8")
     (out / "report.html").write_text(as_html(title, page, head=head(results)), encoding="utf-8")
 
@@ -68,15 +68,15 @@ def _curves(spec: Spec) -> Curves:
     return found
 
 
-def _shown(spec: Spec) -> list[Block]:
+def _exhibit(spec: Spec) -> list[Block]:
     roles = ("summary", "agreement", "profile", "regions")
     told = {
         role: json.loads(path.read_text(encoding="utf-8"))
         for role in roles
-        if (path := spec.inputs.get(f"shown/{role}"))
+        if (path := spec.inputs.get(f"exhibit/{role}"))
     }
-    shown = spec.config["shown"]
-    return trial_blocks(shown["trial"], shown["recipe"], told) if shown else []
+    one = spec.config["exhibit"]
+    return trial_blocks(one["trial"], one["recipe"], told) if one else []
 
 
 def compared(spec: Spec) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def compared(spec: Spec) -> dict[str, Any]:
     """
     config, answers = spec.config, Answers.read(spec)
     return {
-        **{name: config[name] for name in ("sweep", "recipe", "model", "seeds")},
+        **{name: config[name] for name in ("sweep", "recipe", "description", "model", "seeds")},
         "problems": len(answers.problems),
         "base": _base(spec),
         "paper": SOURCES.get(config["sweep"]),

@@ -16,21 +16,22 @@ Taken = Mapping[str, Any]
 def with_sweep(page: str, taken: Taken, *, command: str) -> str:
     """The page with what the sweep took.
 
-    `taken`: `training`, `stages`, `machines`, `commits`, `recipe` and `reports`, as
+    `taken`: `training`, `stages`, `machines`, `commits`, `recipe`, `reports` and `artifacts`, as
     `flows.sweep_footprint` tells them.
     """
     return filled(page, SLOT, sweep_blocks(taken, command=command))
 
 
 def sweep_blocks(taken: Taken, *, command: str) -> list[Block]:
-    """What training took at each point, what all stages took, how to make it again, and where each
-    trial's own page is."""
+    """What training took at each point, what all stages took, how to make it again, where each
+    trial's own page is, and what the trials have made."""
     return [
         _training(taken["training"]),
         _stages(taken["stages"]),
         again(taken, command),
         *_recipe(taken["recipe"]),
         _reports(taken["reports"]),
+        _artifacts(taken["artifacts"]),
     ]
 
 
@@ -70,14 +71,16 @@ def _stages(stages: Sequence[Taken]) -> Block:
             f"{each['asked']:,}",
             f"{each['computed']:,}",
             or_dash(each["seconds"], "{:,.1f}"),
+            mebibytes(each["peak_bytes"]),
         ]
         for each in stages
     ]
     words = (
         "What trials have in common is computed once. Asked for: by how many of them, all stages "
-        "of the name together; computed: how many different ones there are."
+        "of the name together; computed: how many different ones there are. The peak is that of "
+        "the largest process."
     )
-    header = ["stage", "asked for", "computed", "seconds in all"]
+    header = ["stage", "asked for", "computed", "seconds in all", "peak MiB"]
     return Block("Stages of all trials", words, header, rows, under=True)
 
 
@@ -97,3 +100,9 @@ def _reports(reports: Mapping[str, str]) -> Block:
     )
     rows = [[trial, digest] for trial, digest in reports.items()]
     return Block("Every trial's report", words, ["trial", "sha256"], rows, under=True)
+
+
+def _artifacts(artifacts: Sequence[Sequence[str]]) -> Block:
+    words = "Of all trials, each once: with the first that asks for it, by stage and role."
+    header = ["trial", "artifact", "sha256"]
+    return Block("Every artifact", words, header, artifacts, under=True, folded=True)

@@ -14,7 +14,7 @@ from lorapar_core.report_regions import region_blocks
 def trial_blocks(name: str, recipe: Mapping[str, Any], told: Mapping[str, Any]) -> list[Block]:
     """`told`: `regions` and `profile`, `agreement` and `summary`, as far as the trial has them.
 
-    `recipe`: the trial's, as its own report tells it.
+    `recipe`: the trial's, expanded and without runtime and paths.
     """
     parts: list[Block] = []
     if "regions" in told:

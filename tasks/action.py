@@ -17,13 +17,13 @@ from lorapar_core.stages import stage
 class External:
     """An input outside the store: a data file, a hub snapshot. Its digest names it.
 
-    Without a digest it is not known yet (a plan of what no run has made).
+    Without a digest it is not known yet: a file that is not here, or what no run has made.
     """
 
     digest: str | None = None
     path: Path | None = None
-    promise: str = ""
-    """What will make it, while nobody has: `Action.promise`, and the role."""
+    expected: str = ""
+    """What stands for the digest, while nobody knows it: its place, or what will make it."""
 
     @classmethod
     def of_file(cls, path: Path) -> External:
@@ -41,8 +41,8 @@ UNKNOWN = External()
 
 
 def _name(value: Input) -> str:
-    """Its digest, or what will make it."""
-    return (value.digest or value.promise) if isinstance(value, External) else value.digest
+    """Its digest, or what stands for it."""
+    return (value.digest or value.expected) if isinstance(value, External) else value.digest
 
 
 @dataclass(frozen=True)
@@ -81,11 +81,16 @@ class Action:
         return action_key(stage=self.stage, version=self.version, config=self.config, inputs=known)
 
     @cached_property
-    def promise(self) -> str:
-        """The key; before it is known, what two actions share if they will have the same key."""
+    def expected(self) -> str:
+        """The key; while inputs are unknown, what stands for it in a plan.
+
+        Actions for which it is equal will have equal keys, but for the first rounds of curtailed
+        votes, which tell whom they ask about what once the examples are known. Where it differs
+        keys may turn out equal: two ways to the same bytes.
+        """
         if self.key:
             return self.key
-        named = {role: _name(value) for role, value in {**self.inputs, **self.reads}.items()}
+        named = {role: _name(value) for role, value in self.inputs.items()}
         return action_key(stage=self.stage, version=self.version, config=self.config, inputs=named)
 
 
@@ -100,8 +105,8 @@ class Outcome:
     """`missing`: a plan found nothing, and nothing was run."""
     seconds: float
     outputs: Mapping[str, Ref]
-    promise: str = ""
-    """Of a plan's action that is missing: `Action.promise`."""
+    expected: str = ""
+    """Of a plan's action that is missing: `Action.expected`."""
 
     def __getitem__(self, role: str) -> Input:
         """The artifact of a role; one without a digest where nothing was run.
@@ -110,5 +115,5 @@ class Outcome:
             KeyError: the stage ran and has no such role.
         """
         if self.action == "missing":
-            return External(promise=f"{self.promise}/{role}")
+            return External(expected=f"{self.expected}/{role}")
         return self.outputs[role]

@@ -33,7 +33,7 @@ def settings(model: ModelConfig) -> dict[str, Any]:
 
 def dequantize(base: Base, *, name: str = "dequantize") -> Action:
     """Make safetensors of a GGUF file, once."""
-    return Action("dequantize", name, config={}, inputs={"gguf": External(base.digest, base.path)})
+    return Action("dequantize", name, config={}, inputs={"gguf": _read(base, base.digest)})
 
 
 def model_of(base: Base, dequantized: Outcome | None) -> Model:
@@ -41,6 +41,9 @@ def model_of(base: Base, dequantized: Outcome | None) -> Model:
     if dequantized is not None:
         weights, tokenizer = dequantized["base"], dequantized["tokenizer"]
         return Model(f"gguf:{base.label}", base.identity or "", weights, tokenizer)
-    read = External(base.digest, base.path)
-    tokens = External(base.tokenizer_digest, base.path)
+    read, tokens = _read(base, base.digest), _read(base, base.tokenizer_digest)
     return Model(base.label, base.identity or "", read, tokens)
+
+
+def _read(base: Base, digest: str | None) -> External:
+    return External(digest, base.path, expected=base.label)

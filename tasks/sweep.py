@@ -18,15 +18,16 @@ def results(
     points: Sequence[Mapping[str, Any]],
     claims: Sequence[Mapping[str, Any]],
     calibrations: Mapping[str, str],
-    shown: Mapping[str, Any],
+    exhibit: Mapping[str, Any],
     inputs: Mapping[str, Input],
 ) -> Action:
     """`inputs` hold what is there: a trial that did not finish has none. `calibrations` (teacher
-    -> its calibration) are given where each example's true system is known and asked for. `shown`:
-    the `trial` whose labels and regions the page shows, and its `recipe`; or nothing."""
+    -> its calibration) are given where each example's true system is known and asked for.
+    `exhibit`: the `trial` whose labels and regions the page shows, and its `recipe`; or nothing."""
     config = {
         "sweep": sweep,
         "recipe": recipe.name,
+        "description": recipe.description,
         "model": model,
         "theta": recipe.partition.theta,
         "modules": recipe.lora.modules,
@@ -34,6 +35,6 @@ def results(
         "points": list(points),
         "claims": list(claims),
         "calibrations": dict(calibrations),
-        "shown": dict(shown),
+        "exhibit": dict(exhibit),
     }
     return Action("sweep", f"sweep[{sweep}]", config=config, inputs=dict(inputs))

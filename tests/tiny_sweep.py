@@ -59,6 +59,7 @@ class Swept:
         self.config: dict[str, Any] = {
             "sweep": sweep,
             "recipe": HOSTILE,
+            "description": HOSTILE,
             "model": "tiny",
             "theta": 0.9,
             "modules": "QKVGUD",
@@ -69,7 +70,7 @@ class Swept:
             ],
             "claims": [asdict(claim) for claim in SWEEPS[sweep].claims(points)],
             "calibrations": {},
-            "shown": {},
+            "exhibit": {},
         }
 
     def answer(self, label: str, seed: int, phase: str, right: list[bool]) -> None:
@@ -107,11 +108,11 @@ class Swept:
         """The regions and labels of a trial of that name; `text` is all that others wrote."""
         recipe = Recipe.model_validate({"teachers": LOCAL, **sections})
         told = recipe.model_dump(mode="json", exclude={"runtime"})
-        self.config["shown"] = {"trial": text, "recipe": told}
-        folder = self.folder / "shown"
+        self.config["exhibit"] = {"trial": text, "recipe": told}
+        folder = self.folder / "exhibit"
         folder.mkdir()
         self.inputs |= {
-            f"shown/{role}": path for role, path in trial_inputs(folder, recipe, text).items()
+            f"exhibit/{role}": path for role, path in trial_inputs(folder, recipe, text).items()
         }
         return self
 

@@ -121,11 +121,12 @@ def _verdicts(found: Mapping[str, Mapping[str, Any]]) -> Block:
         "better labels are worse. Teachers are scripts; that without a part to play they err half "
         "as often again is assumed, so `one teacher above one teacher, no role play` tells what "
         "those errors do, and nothing of role play. `order`: before SFT no completion is right, so "
-        "RL first teaches nothing, and RL then SFT is SFT. `baselines`: all have the recipe's "
-        "learning rate, which was chosen for LoRA-PAR; on one seed OLoRA and PiSSA did better at "
-        "lower ones. Differences are in percentage points of strict accuracy, paired by seed and "
-        "problem, with intervals that are corrected for the claims of a sweep (Holm). Paper: the "
-        "same difference there. Made by `make lab`."
+        "RL first teaches nothing, and RL then SFT is SFT. `baselines`: LoRA, OLoRA and PiSSA have "
+        "the recipe's learning rate, which was chosen for LoRA-PAR; prompt tuning, P-tuning, "
+        "prefix tuning and IA3 have rates of their own, as everywhere. Differences are in "
+        "percentage points of strict accuracy, paired by seed and problem, with intervals that are "
+        "corrected for the claims of a sweep (Holm). Paper: the same difference there. Made by "
+        "`make lab`."
     )
     return Block("Verdicts", words, _HEADER, [_verdict(name, claim) for name, claim in claims])
 

@@ -50,16 +50,16 @@ def test_sft_teaches_most_and_leaves_room(ran: Ran) -> None:
 
 
 def test_grpo_has_something_to_learn_from_and_learns(ran: Ran) -> None:
-    """A group whose rewards are all equal has no advantage, and so no gradient. (Six seeds had 49
-    to 55 % of groups with some, and a mean reward of 0.3 to 0.7 in the first step. Another machine
-    rounds otherwise, and trains to other weights.)"""
+    """A group whose rewards are all equal has no advantage, and so no gradient. (58 % of groups
+    have one where this was written; the eight seeds of RESULTS.md 46 to 69 %, 60 % on average.
+    Another machine rounds otherwise, and trains to other weights.)"""
     table = ran.table("grpo/completions.parquet")
     groups = defaultdict(list)
     rows = zip(table["step"], table["example_id"], table["reward_correctness"], strict=True)
     for step, example_id, reward in rows:
         groups[step, example_id].append(reward)
     assert len(groups) == STEPS * 16
-    assert sum(len(set(rewards)) > 1 for rewards in groups.values()) > 0.4 * len(groups)
+    assert sum(len(set(rewards)) > 1 for rewards in groups.values()) > 0.5 * len(groups)
 
     steps = sorted({step for step, _ in groups})
     means = [fmean(fmean(r) for (of, _), r in groups.items() if of == step) for step in steps]

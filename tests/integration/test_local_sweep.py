@@ -10,6 +10,7 @@ import io
 import json
 import re
 import shutil
+import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -22,9 +23,10 @@ from tiny_recipe import tiny_recipe, write_tiny_recipe
 
 from artifacts import Store
 from flows import cli, local_sweep
-from flows.gathering import is_done
+from flows.gathering import is_whole
 from flows.sweep_plan import plan_sweep
 from flows.sweeps import SWEEPS, Sweep, trials
+from lorapar_core.config import Recipe
 from lorapar_core.errors import StageFailed
 
 pytestmark = pytest.mark.filterwarnings("ignore:Logger 'lorapar:UserWarning")
@@ -155,6 +157,11 @@ def test_the_page_is_there_and_the_run_is_kept(swept: Swept) -> None:
     assert re.search(rf"\bmoments +{4 * len(LABELS)} +4 ", text), "asked for by all, computed once"
     assert re.search(rf"\bsft +{TRIALS} +{TRIALS} ", text)
     assert len(re.findall(r"theta 0\.\d(?:, random)? +sft +2 +\d", text)) == len(LABELS)
+    digests = set(re.findall(r"\b[0-9a-f]{64}\b", page))
+    store = Store.open(swept.store, create=False)
+    made = {ref.digest for record in store.records() for ref in record.outputs.values()}
+    own = {ref.digest for r in store.records() if r.stage == "sweep" for ref in r.outputs.values()}
+    assert made - own <= digests, "every artifact is named"
     assert "Of theta 0.9, seed 0; the other trials" in text, "whose regions and labels are shown"
     assert 'id="theta"' in page
     assert re.search(r"theta 0\.9, random +sft +loss +\d+ ", text), "training by point"
@@ -202,10 +209,10 @@ def test_what_the_page_shows_is_computed_again_where_it_is_lost(
             (copy.store / "actions" / f"{record.key}.json").unlink()
     theta = SWEEPS["theta"]
     found = trials(theta, str(copy.recipe), seeds=(0, 1), overrides=local_sweep.with_runtime({}))
-    assert all(is_done(theta, trial, store) for trial in found)
+    assert all(is_whole(theta, trial, store) for trial in found)
     path = store.path(lost)
     path.unlink()
-    done = {trial.name for trial in found if is_done(theta, trial, store)}
+    done = {trial.name for trial in found if is_whole(theta, trial, store)}
     assert len(done) < len(found), "the trial that needs it counts no more"
     again = sweep(copy.recipe, copy.store, "--json")
     assert again.code == 0, again.error
@@ -249,6 +256,29 @@ def test_a_trial_that_fails_loses_no_other(copy: Swept, monkeypatch: pytest.Monk
     again = sweep(copy.recipe, copy.store, "--json")
     assert again.code == 0, again.error
     assert again.summary["artifacts"] == copy.summary["artifacts"], "as if nothing had happened"
+
+
+def test_two_trials_are_under_way_at_a_time(
+    copy: Swept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one thread each, unless the recipe's runtime is set otherwise."""
+    both, most, guard = threading.Barrier(2, timeout=60), [0, 0], threading.Lock()
+
+    def pipeline(recipe: Recipe, _runner: Any) -> Any:
+        assert (recipe.runtime.children, recipe.runtime.threads) == (2, 1)
+        assert recipe.runtime.child == "resident"
+        with guard:
+            most[0] += 1
+            most[1] = max(most)
+        both.wait()
+        with guard:
+            most[0] -= 1
+        raise StageFailed("enough seen")
+
+    monkeypatch.setattr(local_sweep, "pipeline", pipeline)
+    done = sweep(copy.recipe, tmp_path / "other")
+    assert f"all {TRIALS} trials failed" in done.error
+    assert most[1] == 2
 
 
 def test_where_every_trial_fails_the_first_says_why(copy: Swept) -> None:

@@ -34,11 +34,14 @@ SWEEP_TAKEN = {
     "training": [
         {"point": HOSTILE, "stage": "sft", "trials": 2, "went_on": 0, "peak_bytes": 2**30}
     ],
-    "stages": [{"stage": "moments", "asked": 152, "computed": 16, "seconds": 44.4}],
+    "stages": [
+        {"stage": "moments", "asked": 152, "computed": 16, "seconds": 44.4, "peak_bytes": 2**30}
+    ],
     "machines": [{"processor": HOSTILE, "libraries": {"torch": HOSTILE}}],
     "commits": [],
     "recipe": {"trial": HOSTILE, "sections": {"name": HOSTILE}},
     "reports": {HOSTILE: "0" * 64},
+    "artifacts": [(HOSTILE, "sft/adapter", "0" * 64)],
 }
 
 
@@ -171,7 +174,7 @@ def test_a_sweeps_page_calls_nobody_and_is_drawn(browser: Browser, sweep_page: P
     assert not browser.seen("Page.javascriptDialogOpening")
     assert not browser.seen("Runtime.exceptionThrown")
     assert not browser.seen("Log.entryAdded")
-    drawn = 2 + 2 * 2 + 2 + 3  # points, claims; training, nine points; plane and shares; maps
+    drawn = 2 + 3 * 2 + 2 + 3  # points, claims; training, nine points; plane and shares; maps
     assert browser.value("document.querySelectorAll('figure svg').length") == drawn
     beyond = (
         "[...document.querySelectorAll('svg text')].filter(t => {const b = t.getBBox(), "
@@ -252,3 +255,32 @@ def test_without_scripts_the_page_shows_the_runs_theta(browser: Browser, page: P
         assert slider["nodeId"], "what nobody can move isn't shown"
     finally:
         browser.call("Emulation.setScriptExecutionDisabled", value=False)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_regions_have_the_colours_of_the_papers_figure(
+    browser: Browser, page: Path, scheme: str
+) -> None:
+    """S1 only red, S2 only blue, shared purple."""
+    media = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.call("Emulation.setEmulatedMedia", features=media)
+    browser.open(page)
+    shade = "getComputedStyle(document.querySelector('.{}')).color"
+    found = {
+        name: tuple(map(int, re.findall(r"\d+", browser.value(shade.format(name)))))
+        for name in ("one", "two", "shared")
+    }
+    red, green, blue = found["one"]
+    assert red > max(green, blue) + 60
+    red, green, blue = found["two"]
+    assert blue > red + 60
+    red, green, blue = found["shared"]
+    assert min(red, blue) > green + 30
+
+
+def test_a_long_table_is_opened_by_hand(browser: Browser, sweep_page: Path) -> None:
+    browser.open(sweep_page)
+    tall = "document.querySelector('details').getBoundingClientRect().height"
+    closed = browser.value(tall)
+    browser.value("document.querySelector('details summary').click()")
+    assert browser.value(tall) > closed + 20

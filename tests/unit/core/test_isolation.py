@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -103,6 +104,17 @@ def test_bubblewrap_goes_first_and_its_package_before_the_path(
     assert tools() == others  # a file that can't be run is none
     packaged.chmod(0o755)
     assert tools() == (Tool("bubblewrap", str(packaged)), *others)
+
+
+@LINUX
+def test_where_the_kernel_lets_a_tool_make_namespaces_it_closes() -> None:
+    """So that the tests that need a closed sandbox are not passed over for a fault of ours."""
+    make = ("--user", "--map-root-user", "--net", "--pid", "--fork", "--mount", "--", "true")
+    unshare = isolation.shutil.which("unshare")
+    if not unshare or subprocess.run([unshare, *make], capture_output=True, check=False).returncode:
+        pytest.skip("no tool can make namespaces here")
+    assert used() in ("bubblewrap", "unshare")
+    assert passes("x = 1", "assert x == 1", sandbox="isolated") is True
 
 
 def only(monkeypatch: pytest.MonkeyPatch, **paths: Path | str) -> None:

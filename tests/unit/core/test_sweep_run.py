@@ -22,7 +22,13 @@ TRAINED = {
     "active_elements": 250,
     "optimizer_bytes": 2**20,
 }
-SHARED = {"stage": "moments", "asked": 152, "computed": 16, "seconds": 44.44}
+SHARED = {
+    "stage": "moments",
+    "asked": 152,
+    "computed": 16,
+    "seconds": 44.44,
+    "peak_bytes": 512 * 2**20,
+}
 
 
 def taken(**parts: Any) -> dict[str, Any]:
@@ -31,28 +37,31 @@ def taken(**parts: Any) -> dict[str, Any]:
         "commits": [],
         "recipe": {"trial": "theta 0.9, seed 0", "sections": {"name": "lab"}},
         "reports": {"theta 0.9, seed 0": "0" * 64},
+        "artifacts": [("theta 0.9, seed 0", "sft/adapter", "1" * 64)],
     }
     return {**empty, "training": [TRAINED], "stages": [SHARED], **parts}
 
 
 def test_training_is_told_by_point_and_stages_by_how_often_they_were_computed() -> None:
-    training, stages, _, recipe, reports = sweep_blocks(taken(), command="")
+    training, stages, _, recipe, reports, artifacts = sweep_blocks(taken(), command="")
     assert training.rows == [
         ["theta 0.9", "sft", "3", "12.2", "910", "512", "250 (25.0 %)", "1.00"]
     ]
-    assert stages.rows == [["moments", "152", "16", "44.4"]]
+    assert stages.rows == [["moments", "152", "16", "44.4", "512"]]
     assert recipe.rows == [["name", '"lab"']]
     assert recipe.words.startswith("That of theta 0.9, seed 0;")
     assert reports.rows == [["theta 0.9, seed 0", "0" * 64]]
+    assert artifacts.rows == [("theta 0.9, seed 0", "sft/adapter", "1" * 64)]
+    assert artifacts.folded
 
 
 def test_trials_that_went_on_and_unknown_times_are_called_so() -> None:
     some = [TRAINED | {"went_on": 2}]
     (training, stages, *_) = sweep_blocks(
-        taken(training=some, stages=[SHARED | {"seconds": None}]), command=""
+        taken(training=some, stages=[SHARED | {"seconds": None, "peak_bytes": None}]), command=""
     )
     assert training.rows[0][1] == "sft, 2 went on"
-    assert stages.rows == [["moments", "152", "16", "–"]]
+    assert stages.rows == [["moments", "152", "16", "–", "–"]]
 
 
 def test_what_no_record_tells_is_a_dash_and_a_gpu_has_a_column() -> None:

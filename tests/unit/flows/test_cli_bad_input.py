@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny_recipe import write_tiny_recipe
@@ -250,21 +252,38 @@ def test_the_command_ends_with_that_code(home: Path) -> None:
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
 
 
-def test_a_reader_that_goes_away_is_no_error() -> None:
-    """As `lorapar recipes | head -1` does; what was printed is written at the end."""
+def lorapar(*arguments: str, **streams: Any) -> subprocess.CompletedProcess[str]:
+    """The command, whose prints are written at its end."""
     buffered = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    command = [sys.executable, "-m", "flows.cli", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=buffered, text=True, check=False, **streams)
+
+
+@pytest.fixture
+def nobody() -> Iterator[int]:
+    """A pipe that nobody reads, as after `lorapar … | head -1`."""
     reading, writing = os.pipe()
     os.close(reading)
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "flows.cli", "recipes"],
-            cwd=ROOT,
-            stdout=writing,
-            stderr=subprocess.PIPE,
-            env=buffered,
-            text=True,
-            check=False,
-        )
-    finally:
-        os.close(writing)
+    yield writing
+    os.close(writing)
+
+
+@pytest.mark.parametrize("words", [["recipes"], ["--help"]], ids=str)
+def test_a_reader_that_goes_away_is_no_error(words: list[str], nobody: int) -> None:
+    done = lorapar(*words, stdout=nobody, stderr=subprocess.PIPE)
     assert (done.returncode, done.stderr) == (0, "")
+    assert lorapar(*words, stdout=nobody, stderr=nobody).returncode == 0
+
+
+def test_the_exit_code_outlives_the_reader(tmp_path: Path, nobody: int) -> None:
+    folder = Store.open(tmp_path).root / "cas" / "aa"
+    folder.mkdir(parents=True)
+    (folder / ("a" * 64)).write_text("another content")
+    done = lorapar("artifacts", "verify", "--store", str(tmp_path), stdout=nobody)
+    assert done.returncode == 1
+
+
+def test_without_a_standard_output_it_ends_as_it_would() -> None:
+    closed = f"exec {shlex.quote(sys.executable)} -m flows.cli recipes >&-"
+    done = subprocess.run(["sh", "-c", closed], cwd=ROOT, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")

@@ -84,10 +84,10 @@ def carried(server: Server, store: Path, patch: pytest.MonkeyPatch) -> tuple[Tri
     patch.setattr(deployed_sweeps, "get_run_logger", lambda: logging.getLogger("test"))
     patch.setattr(deployed_sweeps, "time", SimpleNamespace(sleep=server.end_all))
 
-    def is_done(_sweep: Sweep, trial: Trial, _store: Store) -> bool:
+    def is_whole(_sweep: Sweep, trial: Trial, _store: Store) -> bool:
         return trial.name in server.kept
 
-    patch.setattr(deployed_sweeps, "is_done", is_done)
+    patch.setattr(deployed_sweeps, "is_whole", is_whole)
     found = trials(SWEEPS["order"], "gsm8k-llama2-7b", seeds=(0, 1, 2), overrides={})
     made = Trials(
         SWEEPS["order"],

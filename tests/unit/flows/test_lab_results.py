@@ -31,6 +31,7 @@ def summary(sweep: str, *claims: dict[str, Any]) -> dict[str, Any]:
     results = {
         "sweep": sweep,
         "recipe": "lab",
+        "description": "sums",
         "model": "lab",
         "seeds": [0, 1, 2],
         "problems": 300,

@@ -12,7 +12,7 @@ from tiny_recipe import tiny_recipe
 
 from artifacts import Store
 from flows.pipeline import pipeline
-from flows.plan import PlanRunner
+from flows.plan_runner import PlanRunner
 from flows.requirements import require_keys
 from lorapar_core.config import Recipe
 from lorapar_core.errors import ConfigError

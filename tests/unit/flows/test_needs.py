@@ -97,7 +97,7 @@ def test_tokenised_examples_are_as_long_as_they_are(tiny_model: Path, tmp_path: 
 
 def test_a_prepared_recipe_is_planned_by_its_tokens(tiny_model: Path, tmp_path: Path) -> None:
     from flows.local import LocalRunner
-    from flows.plan import PlanRunner
+    from flows.plan_runner import PlanRunner
 
     recipe, store = parse_recipe(tiny_recipe(tiny_model)), Store.open(tmp_path / "store")
     before = plan(recipe, store=store)["memory_gib"]
@@ -172,7 +172,7 @@ def test_what_a_run_has_read_is_planned_by_its_problems(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from flows.local import LocalRunner
-    from flows.plan import PlanRunner, shown_of
+    from flows.plan_runner import PlanRunner, shown_of
 
     rows = write_rows(tmp_path / "rows.jsonl", [{"prompt": "How many?", "answer": "1"}])
     recipe = with_benchmark(tiny_model, task="file", source=str(rows))
@@ -190,14 +190,14 @@ def test_what_a_run_has_read_is_planned_by_its_problems(
     action = next(action for action, _ in planner.actions if action.stage == "benchmark")
     with LocalRunner(recipe, store=store, say=lambda _: None) as runner:
         runner.submit(action).result()
-    monkeypatch.setattr("flows.plan.gather", None)
+    monkeypatch.setattr("flows.plan_runner.gather", None)
     assert put() == before
 
 
 def test_disk_counts_copies_of_the_base_and_all_of_the_adapter(
     tiny_model: Path, tmp_path: Path
 ) -> None:
-    from flows.plan import PlanRunner
+    from flows.plan_runner import PlanRunner
 
     def written(**sections: object) -> int:
         recipe = parse_recipe({**tiny_recipe(tiny_model), **sections})

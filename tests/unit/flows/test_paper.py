@@ -159,6 +159,7 @@ def test_the_command_takes_a_cell_and_lists_them(
 LABELS = {
     "one teacher, no role play": ["table1/one-without-role-play"],
     "one teacher": ["table1/one"],
+    "another teacher": ["table1/another"],
     "3 teachers": ["table1/three"],
     "5 teachers": ["table1/five"],
     "random partition": ["table1/random"],

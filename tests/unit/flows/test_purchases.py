@@ -17,7 +17,8 @@ from tiny_recipe import tiny_recipe
 
 from artifacts import Store
 from flows.pipeline import TYPICAL_COUNT, expected_entries, pipeline
-from flows.plan import PlanRunner, plan
+from flows.plan import plan
+from flows.plan_runner import PlanRunner
 from flows.purchases import (
     ENOUGH,
     REASONING_SHARE,
