@@ -6,12 +6,13 @@ Answers are judged strictly, as the paper judges them; the flexible accuracy sta
 that did not finish with every seed is compared over those seeds that its partners have too.
 
 config: sweep, recipe, description, model, theta, modules, seeds, points (label, values, phases),
-claims (text, terms of label, weight, phase), calibrations (teacher -> calibration where the truth is
-known and asked for, else empty), exhibit (trial, recipe: of the trial that `exhibit/` is of; or
-empty). Inputs: predictions/LABEL/SEED/PHASE, training/LABEL/SEED/PHASE and regions/LABEL/SEED (those
-that there are), `base` (predictions before training), `exhibit/` summary, agreement, profile and
-regions of one trial, and for the truth examples, labels/LABEL/SEED and votes/LABEL/TEACHER/ROUND.
-Writes `results.json`, `report.md` and `report.html`; no time and no path is in them.
+claims (text, terms of label, weight, phase), calibrations (teacher -> calibration where the truth
+is known and asked for, else empty), exhibit (trial, recipe: of the trial that `exhibit/` is of; or
+empty). Inputs: predictions/LABEL/SEED/PHASE, training/LABEL/SEED/PHASE and regions/LABEL/SEED
+(those that there are), `base` (predictions before training), `exhibit/` summary, agreement, profile
+and regions of one trial, and for the truth examples, labels/LABEL/SEED and
+votes/LABEL/TEACHER/ROUND. Writes `results.json`, `report.md` and `report.html`; no time and no path
+is in them.
 """
 
 from __future__ import annotations
