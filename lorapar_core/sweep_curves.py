@@ -36,7 +36,8 @@ def curve_blocks(curves: Curves) -> list[Block]:
                 ]
     words = (
         "The mean over seeds, at the steps that all of them have logged. A line of more than "
-        f"{MOST_PLACES} steps shows the means of neighbours."
+        f"{MOST_PLACES} steps shows the means of neighbours. A group's advantages add up to 0, and "
+        "so does GRPO's loss, but for rounding, clipping and a KL term."
     )
     header = ["point", "stage", "figure", "steps", "first tenth", "last tenth", "seeds"]
     return [Block("Training", words, header, rows, figures)] if rows else []

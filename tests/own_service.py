@@ -40,6 +40,12 @@ class Service:
     def prefect(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return self._run("prefect", *arguments)
 
+    def begun(self, module: str, *arguments: str) -> subprocess.Popen[bytes]:
+        """A process of this home that goes on by itself."""
+        command = [sys.executable, "-m", module, *arguments]
+        quiet = subprocess.DEVNULL
+        return subprocess.Popen(command, cwd=ROOT, env=self.environment, stdout=quiet, stderr=quiet)
+
     def _run(self, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", module, *arguments],

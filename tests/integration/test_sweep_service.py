@@ -1,5 +1,5 @@
-"""A sweep through Prefect: each trial a flow run, one that is killed, a parent tried again, and a
-store that has lost what a trial had made."""
+"""A sweep through Prefect: each trial a flow run that any worker takes, one that is killed, a
+parent tried again, and a store that has lost what a trial had made."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from own_service import Service, wait_for
 from tiny_recipe import write_tiny_recipe
@@ -43,6 +44,10 @@ def start(service: Service, model: Path, folder: Path, **sections: object) -> No
     started = service.prefect("deployment", "run", "lorapar-sweep/order", *options)
     assert started.returncode == 0, started.stdout + started.stderr
     wait_for(lambda: bool(service.children()), seconds=180)
+
+
+def workers(service: Service) -> list[psutil.Process]:
+    return [one for one in service.processes() if {"worker", "--pool"} <= {*one.cmdline()}]
 
 
 def retry(service: Service, *, times: int) -> None:
@@ -93,6 +98,26 @@ def test_a_cancelled_sweep_cancels_its_trials(
     wait_for(lambda: parent(service)["state_type"] == "CANCELLED", seconds=120)
     wait_for(lambda: service.runs_of("lorapar")[0]["state_type"] == "CANCELLED", seconds=120)
     wait_for(lambda: not service.children(), seconds=60)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_another_worker_takes_the_next_trial(
+    service: Service, tiny_model: Path, tmp_path: Path
+) -> None:
+    """The first worker stands still from the first trial on, as one whose machine is lost."""
+    start(service, tiny_model, tmp_path)
+    (first,) = workers(service)
+    command = ["worker", "start", "--pool", "lorapar", "--type", "process", "--name", "second"]
+    with service.begun("prefect", *command) as second:
+        first.suspend()
+        try:
+            wait_for(lambda: parent(service)["state_type"] in ENDED, seconds=300)
+            assert parent(service)["state_type"] == "COMPLETED"
+        finally:
+            first.resume()
+        assert [run["state_type"] for run in service.runs_of("lorapar")] == ["COMPLETED"] * 2
+        second.terminate()
 
 
 @pytest.mark.slow
