@@ -107,7 +107,9 @@ def _add_sweep(commands: Any) -> None:
     sub = commands.add_parser("sweep", help=summary, description=summary)
     sub.add_argument("sweep", help=f"{', '.join(SWEEPS)}")
     sub.add_argument("recipe", help=_RECIPE)
-    sub.add_argument("--seeds", type=_seeds, default=(0, 1, 2), help="such as 0,1,2 (the default)")
+    sub.add_argument(
+        "--seeds", action=_Seeds, default=(0, 1, 2), help="such as 0,1,2 (the default)"
+    )
     sub.add_argument(
         "--point",
         action="append",
@@ -156,11 +158,22 @@ def _add_compare(commands: Any) -> None:
     sub.set_defaults(command=_compare)
 
 
-def _seeds(text: str) -> tuple[int, ...]:
-    words = [word.strip() for word in text.split(",")]
-    if all(word.isdecimal() for word in words) and len(set(words)) == len(words):
-        return tuple(map(int, words))
-    raise argparse.ArgumentTypeError(f"{text!r} are no seeds; give different numbers, as 0,1,2")
+class _Seeds(argparse.Action):
+    """Different numbers, separated by commas or given again."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        words = [word.strip() for word in values.split(",")]
+        before = () if namespace.seeds is self.default else namespace.seeds
+        seeds = (*before, *(int(word) for word in words if word.isdecimal()))
+        if len(set(seeds)) < len(before) + len(words):
+            parser.error(f"{values!r} are no seeds; give different numbers, as 0,1,2")
+        namespace.seeds = seeds
 
 
 def _add_service(commands: Any) -> None:
@@ -276,10 +289,18 @@ def _plan_sweep(found: Sequence[Trial], options: argparse.Namespace) -> int:
     from flows.plan_text import sweep_plan_text
     from flows.sweep_plan import plan_sweep
 
-    store = Store.open(options.store, create=False)
+    store = _looked_at(options)
     planned = healing(lambda: plan_sweep(found, store=store))
     print(json.dumps(planned) if options.json else sweep_plan_text(planned))
     return 0
+
+
+def _looked_at(options: argparse.Namespace) -> Store:
+    """The store, which nothing is written to; says so if it was named and isn't there."""
+    store = Store.open(options.store, create=False)
+    if options.store and not store.root.exists():
+        print(f"lorapar: there is no store at {store.root} yet", file=sys.stderr)
+    return store
 
 
 def _require_writable(file: Path) -> None:
@@ -297,7 +318,7 @@ def _plan(options: argparse.Namespace) -> int:
     from flows.plan import plan
     from flows.plan_text import plan_text
 
-    recipe, store = _recipe(options), Store.open(options.store, create=False)
+    recipe, store = _recipe(options), _looked_at(options)
     planned = healing(lambda: plan(recipe, store=store))
     if options.json:
         print(json.dumps(planned))
@@ -321,7 +342,7 @@ def _recipes(options: argparse.Namespace) -> int:
 def _compare(options: argparse.Namespace) -> int:
     from flows.compare import compare
 
-    store = Store.open(options.store, create=False)
+    store = _looked_at(options)
     return compare(store, [options.first, options.second], as_json=options.json)
 
 
@@ -342,11 +363,13 @@ def _service(options: argparse.Namespace) -> int:
 def _artifacts(options: argparse.Namespace) -> int:
     from flows import inspect_store
 
-    store = Store.open(options.store, create=False)
     if options.verb == "verify":
-        if not (store.root / "actions").is_dir():
-            raise StoreError(f"there is no store at {store.root}; give an existing one")
+        root = Store.open(options.store, create=False).root
+        if not (root / "actions").is_dir():
+            raise StoreError(f"there is no store at {root}; give an existing one")
         store = Store.open(options.store)  # what is bad is moved to quarantine
+    else:
+        store = _looked_at(options)
     if options.verb == "ls":
         return inspect_store.ls(store, as_json=options.json)
     if options.verb == "show":

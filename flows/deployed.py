@@ -7,7 +7,7 @@ returned as a state named *Cached*, and a future of that state gives the outcome
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
@@ -60,6 +60,8 @@ from tasks.stage import look_up, perform
 from tasks.train import TRAINING
 
 RETRY_DELAY_S = 5
+SWEEP_TAG = "sweep:"
+"""Before the sweep's id, among the tags of a trial's run."""
 MOST_ROWS = 200
 """Of a table in the UI: the server keeps every version."""
 _THREADS: Any = ThreadPoolTaskRunner(max_workers=32)
@@ -212,8 +214,20 @@ def _artifact_key(name: str, kind: str) -> str:
     return "-".join("".join(c if c.isalnum() else " " for c in f"{name} {kind}").lower().split())
 
 
+def trial_tags(sweep: object, trial: str) -> list[str]:
+    """Of the run of a sweep's trial."""
+    return [f"{SWEEP_TAG}{sweep}", trial]
+
+
+def trial_of(tags: Sequence[str]) -> str:
+    """The name of the trial that a run with these tags is, or nothing."""
+    others = [tag for tag in tags if not tag.startswith(SWEEP_TAG)]
+    return others[0] if len(others) < len(tags) and others else ""
+
+
 def _run_name() -> str:
-    """Model, and theta or the method, before the flow starts; a wrong recipe gets a plain name."""
+    """Model, and theta or the method, before the flow starts, and of a sweep's trial its name; a
+    wrong recipe gets a plain one."""
     parameters = dict(runtime.flow_run.parameters or {})
     try:
         recipe = _recipe(parameters)
@@ -221,6 +235,8 @@ def _run_name() -> str:
         get_logger("lorapar").debug("no run name: %s", error)
         return f"lorapar-{parameters.get('recipe', 'recipe')}"
     model = recipe.model.base.rstrip("/").rpartition("/")[2].removeprefix("gguf:")
+    if trial := trial_of(runtime.flow_run.tags or []):
+        return f"{recipe.name}-{model}: {trial}"
     theta = f"theta{recipe.partition.theta:g}"
     return f"{recipe.name}-{model}-{theta if recipe.method == 'lora-par' else recipe.method}"
 

@@ -34,6 +34,7 @@ from pydantic import PositiveInt
 from artifacts import Store
 from flows.command import sweep_command
 from flows.deployed import (
+    SWEEP_TAG,
     DataFields,
     EvaluationFields,
     GrpoFields,
@@ -46,6 +47,7 @@ from flows.deployed import (
     RuntimeFields,
     SftFields,
     VotingFields,
+    trial_tags,
 )
 from flows.gathering import is_whole
 from flows.healing import healing
@@ -131,7 +133,7 @@ class Trials:
             FULL,
             parameters={"recipe": self._recipe, **trial.sections},
             timeout=0,
-            tags=[_tag(self._parent), trial.name],
+            tags=trial_tags(self._parent, trial.name),
             idempotency_key=f"{self._parent}/{trial.name}",
         )
         return cast(FlowRun, run)
@@ -300,17 +302,12 @@ def _cancel_trials(flow: Any, flow_run: FlowRun, state: State[Any]) -> None:
     by name.)"""
     under_way = [kind for kind in StateType if kind not in TERMINAL_STATES]
     these = FlowRunFilter(
-        tags=FlowRunFilterTags(all_=[_tag(flow_run.id)]),
+        tags=FlowRunFilterTags(all_=[f"{SWEEP_TAG}{flow_run.id}"]),
         state=FlowRunFilterState(type=FlowRunFilterStateType(any_=under_way)),
     )
     with get_client(sync_client=True) as client:
         for trial in client.read_flow_runs(flow_run_filter=these, limit=200):
             client.set_flow_run_state(trial.id, _CANCELLING)
-
-
-def _tag(parent: UUID) -> str:
-    """By which a sweep's trials are found."""
-    return f"sweep:{parent}"
 
 
 _CANCELLING: State[Any] = Cancelling()

@@ -28,6 +28,8 @@ def sweep_plan_text(planned: Planned) -> str:
     each = f", for each of {planned['side_by_side']} processes side by side" if several else ""
     return "\n".join(
         [
+            f"points: {', '.join(map(repr, planned['points']))}",
+            f"seeds: {', '.join(map(str, planned['seeds']))}",
             f"{planned['trials']} trials, {planned['finished']} of them finished",
             *(f"{one['trial']} would fail: {one['error']}" for one in planned["refused"]),
             "",

@@ -56,6 +56,8 @@ def plan_sweep(trials: Sequence[Trial], *, store: Store) -> dict[str, Any]:
         raise next(iter(refused.values()))
     runtime = trials[0].recipe.runtime
     return {
+        "points": list(dict.fromkeys(trial.point.label for trial in trials)),
+        "seeds": list(dict.fromkeys(trial.seed for trial in trials)),
         "trials": len(trials),
         "finished": left.finished,
         "refused": [{"trial": name, "error": str(error)} for name, error in refused.items()],

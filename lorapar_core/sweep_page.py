@@ -16,6 +16,11 @@ SAID = {
     "open": "open",
     "unmeasured": "unmeasured: no seed has all its points",
 }
+COUNTED = {"holds": "hold", "fails": "fail", "open": "open", "unmeasured": "unmeasured"}
+LEARNING_RATES = (
+    " LoRA, OLoRA and PiSSA, and what is made of them, have the recipe's learning rate; prompt "
+    "tuning, P-tuning, prefix tuning and IA3 have rates of their own. None was tuned for a method."
+)
 
 
 def blocks(
@@ -36,26 +41,31 @@ def blocks(
 
 def _summary(results: Mapping[str, Any]) -> Block:
     verdicts = [claim["verdict"] for claim in results["claims"]]
-    counts = ", ".join(f"{v} {verdicts.count(v)}" for v in SAID if v in verdicts) or "none"
-    seeds = ", ".join(map(str, results["seeds"]))
+    counts = ", ".join(f"{verdicts.count(v)} {COUNTED[v]}" for v in COUNTED if v in verdicts)
+    seeds = f"{_seeds(results)} " + ", ".join(map(str, results["seeds"]))
     told = f" ({results['description']})" if results["description"] else ""
     words = (
         f"Recipe {results['recipe']}{told}, model {results['model']}, {results['problems']} test "
-        f"problems, seeds {seeds}. Claims: {counts}."
+        f"problems, {seeds}. Claims of these points: {counts or 'none'}."
     )
     return Block("Summary", words)
+
+
+def _seeds(results: Mapping[str, Any]) -> str:
+    return "seed" if len(results["seeds"]) == 1 else "seeds"
 
 
 def head(results: Mapping[str, Any]) -> Html:
     """The sweep in four figures."""
     verdicts = [claim["verdict"] for claim in results["claims"]]
+    alone = ", of this seed alone" if len(results["seeds"]) == 1 else ""
     counts = " / ".join(str(verdicts.count(verdict)) for verdict in ("holds", "fails", "open"))
     return facts(
         [
             (str(len(results["points"])), "points"),
-            (str(len(results["seeds"])), "seeds"),
+            (str(len(results["seeds"])), _seeds(results)),
             (str(results["problems"]), "test problems"),
-            *([(counts, "claims hold / fail / are open")] if verdicts else []),
+            *([(counts, f"claims hold / fail / are open{alone}")] if verdicts else []),
         ]
     )
 
@@ -75,6 +85,8 @@ def _points(results: Mapping[str, Any]) -> Block:
     )
     if results["paper"]:
         words += f" Paper: {results['paper']}."
+    if results["sweep"] == "baselines":
+        words += LEARNING_RATES
     header = ["point", *moved, "kept", "after", "accuracy", "by seed", "flexible", "paper"]
     drawn = _by_theta(results) if results["sweep"] == "theta" else _by_point(results)
     return Block("Points", words, header, rows, figures=[drawn])
@@ -176,14 +188,15 @@ def _claims(results: Mapping[str, Any]) -> Block:
             rows.append([claim["text"], "", "", "", SAID["unmeasured"], "", paper])
             continue
         low, high = 100 * claim["low"], 100 * claim["high"]
+        alone = len(claim["seeds"]) == 1
         rows.append(
             [
                 claim["text"],
                 f"{100 * claim['estimate']:+.2f}",
                 f"{low:+.2f} to {high:+.2f} ({100 * claim['level']:.2f} %)",
                 f"{claim['p']:.4f}",
-                SAID[claim["verdict"]],
-                f"{len(claim['seeds'])} seeds" if len(claim["seeds"]) > 1 else "1 seed, problems",
+                SAID[claim["verdict"]] + (", of this seed alone" if alone else ""),
+                "1 seed, problems" if alone else f"{len(claim['seeds'])} seeds",
                 paper,
             ]
         )
@@ -192,8 +205,8 @@ def _claims(results: Mapping[str, Any]) -> Block:
         "bootstrap over seeds and problems, crossed, and are corrected for the number of claims in "
         "this table (Holm): a claim holds if its interval lies above 0, fails if it lies below, "
         "and is open if 0 is in it. Seeds are taken to differ no less than they do in this table "
-        "on average, so another table gives the same difference another interval. With one seed "
-        "intervals say nothing of another seed."
+        "on average, so another table gives the same difference another interval. Two seeds say "
+        "little of a third, and with one intervals say nothing of another seed."
     )
     header = ["claim", "difference", "interval", "p", "verdict", "over", "paper"]
     return Block("Claims", words, header, rows, figures=_by_claim(results["claims"]))

@@ -251,7 +251,7 @@ def _claims(config: Mapping[str, Any], answers: Answers) -> list[dict[str, Any]]
             "text": claim["text"],
             "seeds": seeds[k],
             "paper": _paper_difference(claim, paper),
-            **(_judged(judged[k]) if k in judged else {"verdict": "unmeasured"}),
+            **(_judged(judged[k], claim) if k in judged else {"verdict": "unmeasured"}),
         }
         for k, claim in enumerate(config["claims"])
     ]
@@ -287,9 +287,13 @@ def _paper_difference(
     return round(difference / 100, DIGITS)
 
 
-def _judged(judged: Judged) -> dict[str, Any]:
+def _judged(judged: Judged, claim: Mapping[str, Any]) -> dict[str, Any]:
+    """The interval goes no further than accuracies of 0 and 1 could."""
+    most = sum(term["weight"] for term in claim["terms"] if term["weight"] > 0)
+    low, high = max(-most, judged.interval.low), min(most, judged.interval.high)
     return {
         **_interval(judged.interval),
+        **_ends(low, high),
         "p": round(judged.p, DIGITS),
         "verdict": judged.verdict,
     }

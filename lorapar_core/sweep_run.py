@@ -95,8 +95,8 @@ def _recipe(recipe: Mapping[str, Any]) -> list[Block]:
 
 def _reports(reports: Mapping[str, str]) -> Block:
     words = (
-        "Labels, importances, regions and all figures of training are on each trial's own page, "
-        "which `lorapar artifacts export DIGEST DIR` writes."
+        "Each trial's labels, importances, regions and all figures of training are on its own "
+        "page; `lorapar artifacts export DIGEST DIR` writes it."
     )
     rows = [[trial, digest] for trial, digest in reports.items()]
     return Block("Every trial's report", words, ["trial", "sha256"], rows, under=True)

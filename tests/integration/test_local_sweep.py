@@ -162,7 +162,7 @@ def test_the_page_is_there_and_the_run_is_kept(swept: Swept) -> None:
     made = {ref.digest for record in store.records() for ref in record.outputs.values()}
     own = {ref.digest for r in store.records() if r.stage == "sweep" for ref in r.outputs.values()}
     assert made - own <= digests, "every artifact is named"
-    assert "Of theta 0.9, seed 0; the other trials" in text, "whose regions and labels are shown"
+    assert "Of theta 0.9, seed 0." in text, "whose regions and labels are shown"
     assert 'id="theta"' in page
     assert re.search(r"theta 0\.9, random +sft +loss +\d+ ", text), "training by point"
     (document,) = [
@@ -345,6 +345,16 @@ def test_a_mistake_is_named_before_any_work(
     assert cli.main([*words, "--store", str(tmp_path / "store")]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "store").exists()
+
+
+def test_seeds_given_again_are_more_seeds(tmp_path: Path) -> None:
+    words = ["sweep", "order", "lab", "--plan", "--json", "--store", str(tmp_path)]
+    for given, seeds in (([], [0, 1, 2]), (["--seeds", "3,1", "--seeds=2"], [3, 1, 2])):
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            assert cli.main([*words, *given]) == 0
+        assert json.loads(out.getvalue())["seeds"] == seeds
+    with pytest.raises(SystemExit):
+        cli.main([*words, "--seeds", "3,1", "--seeds=1"])
 
 
 @pytest.mark.parametrize("seeds", ["", "1,1", "a", "1.5", "-1"])

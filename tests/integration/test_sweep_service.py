@@ -138,6 +138,7 @@ def test_a_retried_sweep_takes_up_a_killed_trial_and_what_the_store_has_lost(
     assert (first["state_type"], second["state_type"]) == ("CRASHED", "COMPLETED")
     assert [stage["kind"] for stage in second["parameters"]["stages"]] == ["grpo", "sft"]
     assert second["parameters"]["sft"] == {"seed": 3}
+    assert first["name"] == "tiny-model: SFT then RL, seed 3"
     assert first["parent_task_run_id"], "it stands under its sweep in the UI"
     told = document(service, failed)
     (lost,) = told["failed"]

@@ -274,3 +274,23 @@ def test_the_papers_figures(
     figures: tuple[float, ...],
 ) -> None:
     assert paper_figures(sweep, label, values, theta=theta, modules=modules) == figures
+
+
+def test_no_interval_goes_beyond_what_accuracies_can_be(tmp_path: Path) -> None:
+    """With two seeds that differ Student's tails are wider than that."""
+    swept = order(tmp_path, 0.5, 0.5, seeds=(0, 1))
+    for seed, (first, second) in enumerate([(1.0, 0.0), (0.4, 0.6)]):
+        swept.answer("SFT then RL", seed, "grpo", drawn(first, 7 + seed))
+        swept.answer("RL then SFT", seed, "grpo", drawn(second, 17 + seed))
+    claim = swept.compare()["claims"][0]
+    assert (claim["low"], claim["high"], claim["verdict"]) == (-1.0, 1.0, "open")
+
+
+def test_one_seeds_verdict_is_called_so(tmp_path: Path) -> None:
+    swept = order(tmp_path, 0.9, 0.3, seeds=(4,))
+    assert swept.compare()["claims"][0]["verdict"] == "holds"
+    page = (tmp_path / "out" / "report.md").read_text()
+    assert "| holds, of this seed alone | 1 seed, problems |" in page
+    assert "test problems, seed 4. Claims of these points:" in page
+    html = (tmp_path / "out" / "report.html").read_text()
+    assert "claims hold / fail / are open, of this seed alone" in html

@@ -287,3 +287,15 @@ def test_without_a_standard_output_it_ends_as_it_would() -> None:
     closed = f"exec {shlex.quote(sys.executable)} -m flows.cli recipes >&-"
     done = subprocess.run(["sh", "-c", closed], cwd=ROOT, capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize(
+    "words", [["plan", "lab"], ["sweep", "order", "lab", "--plan"], ["artifacts", "ls"]], ids=str
+)
+def test_a_named_store_that_is_not_there_is_said_to_be_missing(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = tmp_path / "stroe"
+    assert cli.main([*words, "--store", str(store)]) == 0
+    assert f"lorapar: there is no store at {store} yet\n" in capsys.readouterr().err
+    assert not store.exists()

@@ -16,6 +16,7 @@ from prefect.states import Completed, Failed, Pending
 
 from artifacts import Store
 from flows import deployed_sweeps
+from flows.deployed import trial_of, trial_tags
 from flows.deployed_sweeps import Trials
 from flows.sweeps import SWEEPS, Sweep, Trial, trials
 from lorapar_core.errors import ConfigError
@@ -149,3 +150,9 @@ def test_a_point_that_there_isnt_is_named_before_any_work() -> None:
 
 def test_none_at_once_is_refused_by_the_deployment() -> None:
     assert deployed_sweeps.sweep.parameters.properties["at_once"]["exclusiveMinimum"] == 0
+
+
+def test_a_trials_run_is_called_by_its_trial() -> None:
+    tags = trial_tags(uuid4(), "theta 0.9, random, seed 2")
+    assert trial_of(tags) == trial_of(tags[::-1]) == "theta 0.9, random, seed 2"
+    assert trial_of(["nightly"]) == trial_of([]) == ""
