@@ -19,7 +19,8 @@ SAID = {
 COUNTED = {"holds": "hold", "fails": "fail", "open": "open", "unmeasured": "unmeasured"}
 LEARNING_RATES = (
     " LoRA, OLoRA and PiSSA, and what is made of them, have the recipe's learning rate; prompt "
-    "tuning, P-tuning, prefix tuning and IA3 have rates of their own: none is tuned method by method."
+    "tuning, P-tuning, prefix tuning and IA3 have rates of their own: none is tuned method by "
+    "method."
 )
 
 
