@@ -6,7 +6,7 @@ this run or an earlier one. It is whole if all that is compared and shown of it 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from flows.pipeline import Result, pipeline
 from flows.plan_runner import PlanRunner
 from flows.sweep_exhibit import Exhibit, exhibit, exhibit_inputs
 from flows.sweep_inputs import knows_the_truth, trial_inputs
-from flows.sweeps import Claim, Sweep, Trial
+from flows.sweeps import Claim, Sweep, Term, Trial
 from lorapar_core.errors import LoraparError, StageFailed
 from lorapar_core.methods import expanded
 from tasks.action import Action, Input
@@ -63,8 +63,7 @@ def gathered(sweep: Sweep, trials: Sequence[Trial], store: Store) -> Gathered:
         ],
         claims=[
             asdict(claim)
-            for claim in sweep.claims([by_label[label] for label in points])
-            if compares(claim, phases)
+            for claim in distinct(sweep.claims([by_label[label] for label in points]), phases)
         ],
         calibrations=_calibrations(sweep, trials),
         exhibit=_told_of(one, model) if one else {},
@@ -119,14 +118,22 @@ def _phases(label: str, found: dict[Trial, Result]) -> list[str]:
     return []
 
 
-def compares(claim: Claim, phases: Mapping[str, Sequence[str]]) -> bool:
-    """Whether a claim's terms are not all one and the same: after its first and after its last
-    stage is the same where a point has one stage."""
-    places = set()
-    for term in claim.terms:
-        known = phases[term.label] or ["first", "last"]
-        places.add((term.label, known[0 if term.phase == "first" else -1]))
-    return len(places) > 1
+def distinct(claims: Iterable[Claim], phases: Mapping[str, Sequence[str]]) -> list[Claim]:
+    """Those that compare something, each once: where a point has one training stage, after its
+    first and after its last is the same."""
+    found: dict[frozenset[tuple[tuple[str, str], float]], Claim] = {}
+    for claim in claims:
+        places = [_place(term, phases) for term in claim.terms]
+        if len(set(places)) > 1:
+            weights = (term.weight for term in claim.terms)
+            found.setdefault(frozenset(zip(places, weights, strict=True)), claim)
+    return list(found.values())
+
+
+def _place(term: Term, phases: Mapping[str, Sequence[str]]) -> tuple[str, str]:
+    """A point, and the training stage after which it is looked at."""
+    known = phases[term.label] or ["first", "last"]
+    return term.label, known[0 if term.phase == "first" else -1]
 
 
 def _calibrations(sweep: Sweep, trials: Sequence[Trial]) -> dict[str, str]:
