@@ -188,7 +188,7 @@ def test_a_second_sweep_computes_nothing_and_says_so_in_tables(swept: Swept) -> 
 
 @pytest.mark.slow
 def test_one_more_seed_computes_that_seed(copy: Swept) -> None:
-    more = sweep(copy.recipe, copy.store, "--seeds", "0,1,2", "--json")
+    more = sweep(copy.recipe, copy.store, "--seeds", "2", "--json")
     assert more.code == 0, more.error
     grown = {s: n - copy.records[s] for s, n in replace(copy, store=more.store).records.items()}
     assert more.summary["results"]["seeds"] == [0, 1, 2]
