@@ -85,7 +85,7 @@ lint: $(READY)
 lab: $(READY)
 	@$(PY) -m deployments.lab.results
 
-# Over an hour on two cores. SVAMP: a clone of https://github.com/arkilpatel/SVAMP, at 689d7cc.
+# SVAMP: a clone of https://github.com/arkilpatel/SVAMP, at 689d7cc.
 WORDS := deployments/word_problems
 METHODS := lora-par lora pissa random
 word-problems: svamp $(DEMO_READY)

@@ -214,9 +214,14 @@ def _artifact_key(name: str, kind: str) -> str:
     return "-".join("".join(c if c.isalnum() else " " for c in f"{name} {kind}").lower().split())
 
 
-def trial_tags(sweep: object, trial: str) -> list[str]:
+def sweep_tag(sweep: UUID) -> str:
+    """By which the trials of a sweep's run are found."""
+    return f"{SWEEP_TAG}{sweep}"
+
+
+def trial_tags(sweep: UUID, trial: str) -> list[str]:
     """Of the run of a sweep's trial."""
-    return [f"{SWEEP_TAG}{sweep}", trial]
+    return [sweep_tag(sweep), trial]
 
 
 def trial_of(tags: Sequence[str]) -> str:

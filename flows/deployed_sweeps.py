@@ -34,7 +34,6 @@ from pydantic import PositiveInt
 from artifacts import Store
 from flows.command import sweep_command
 from flows.deployed import (
-    SWEEP_TAG,
     DataFields,
     EvaluationFields,
     GrpoFields,
@@ -47,6 +46,7 @@ from flows.deployed import (
     RuntimeFields,
     SftFields,
     VotingFields,
+    sweep_tag,
     trial_tags,
 )
 from flows.gathering import is_whole
@@ -302,7 +302,7 @@ def _cancel_trials(flow: Any, flow_run: FlowRun, state: State[Any]) -> None:
     by name.)"""
     under_way = [kind for kind in StateType if kind not in TERMINAL_STATES]
     these = FlowRunFilter(
-        tags=FlowRunFilterTags(all_=[f"{SWEEP_TAG}{flow_run.id}"]),
+        tags=FlowRunFilterTags(all_=[sweep_tag(flow_run.id)]),
         state=FlowRunFilterState(type=FlowRunFilterStateType(any_=under_way)),
     )
     with get_client(sync_client=True) as client:

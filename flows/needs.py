@@ -45,9 +45,14 @@ def longest(recipe: Recipe, tokens: Path | None) -> Lengths:
     allowed = Lengths.allowed(recipe)
     if tokens is None:
         return allowed
-    rows = {form: token_rows(tokens, form=form).values() for form in ("sft", "grpo")}
-    most = {form: [len(p) + len(a) for p, a in found] for form, found in rows.items()}
-    return Lengths(max(most["sft"], default=allowed.sft), max(most["grpo"], default=allowed.prompt))
+    sft, grpo = (_longest_row(tokens, form) for form in ("sft", "grpo"))
+    return Lengths(sft or allowed.sft, grpo or allowed.prompt)
+
+
+@cache
+def _longest_row(tokens: Path, form: str) -> int:
+    """Of an artifact, which never changes, for many trials of a sweep; 0 without rows."""
+    return max((len(p) + len(a) for p, a in token_rows(tokens, form=form).values()), default=0)
 
 
 def asked(recipe: Recipe, config: BenchmarkConfig, shown: Shown | None) -> Asked:

@@ -8,16 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 from artifacts import Store
-from flows import needs, purchases
+from flows import needs
 from flows.pipeline import pipeline
-from flows.plan_runner import (
-    PlanRunner,
-    examples_of,
-    missing_of,
-    prepared,
-    shown_of,
-    tokens_of,
-)
+from flows.plan_runner import PlanRunner, benchmarks_of, missing_of, tokens_of
+from flows.planned_votes import PlannedVotes
 from flows.requirements import lacking
 from lorapar_core.config import Recipe
 from lorapar_core.methods import expanded
@@ -33,11 +27,8 @@ def plan(recipe: Recipe, *, store: Store) -> dict[str, Any]:
     recipe = expanded(recipe)
     runner = PlanRunner(store)
     pipeline(recipe, runner)
-    missing = missing_of(runner)
-    examples = examples_of(recipe, runner)
-    ids = list(examples) if examples else None
-    wanted = purchases.wanted(recipe, runner.actions, store=store, ids=ids).values()
-    ledgers = purchases.ledgers_of(recipe, runner.actions).values()
+    votes = PlannedVotes(store)
+    votes.add(recipe, runner)
     return {
         "stages": [
             {
@@ -47,10 +38,7 @@ def plan(recipe: Recipe, *, store: Store) -> dict[str, Any]:
             }
             for action, outcome in runner.actions
         ],
-        "votes_exact": bool(examples) and prepared(runner).action == "cached",
-        **purchases.told([purchases.priced(one, question=examples.__getitem__) for one in wanted]),
-        "budget": purchases.capped(recipe.runtime, ledgers, store=store, ids=ids),
-        "local_votes": sum(a.units for a in missing if a.stage == "vote" and a.place == "device"),
+        **votes.told(recipe.runtime),
         **lacking([recipe]),
-        **needs.told(recipe, missing, tokens_of(runner), shown_of(recipe, runner)),
+        **needs.told(recipe, missing_of(runner), tokens_of(runner), benchmarks_of(recipe, runner)),
     }

@@ -54,7 +54,7 @@ def tokens_of(runner: PlanRunner) -> Path | None:
     return runner.store.path(table) if isinstance(table, Ref) else None
 
 
-def shown_of(recipe: Recipe, runner: PlanRunner) -> dict[str, Shown]:
+def benchmarks_of(recipe: Recipe, runner: PlanRunner) -> dict[str, Shown]:
     """The benchmarks that a run has read, or that are files, by label."""
     read = {action.name: (action, outcome) for action, outcome in runner.actions}
     found = {}

@@ -41,15 +41,14 @@ def exhibit(sweep: Sweep, found: Mapping[Trial, Result]) -> Exhibit | None:
     """The sweep's own choice of points first; never a random control where there is another."""
     each = [Exhibit(trial, _there(exhibit_inputs(result))) for trial, result in found.items()]
     worth = [one for one in each if {"profile", "agreement"} & one.inputs.keys()]
-    return min(worth, key=lambda one: _place(sweep, one), default=None)
+    return min(worth, key=lambda one: _rank(sweep, one), default=None)
 
 
 def _there(inputs: Mapping[str, Input]) -> dict[str, Input]:
     return {role: value for role, value in inputs.items() if isinstance(value, Ref)}
 
 
-def _place(sweep: Sweep, one: Exhibit) -> tuple[bool, bool, int]:
-    """Least first."""
+def _rank(sweep: Sweep, one: Exhibit) -> tuple[bool, bool, int]:
     label, chosen = one.trial.point.label, expanded(one.trial.recipe).partition.choice
     place = sweep.exhibits.index(label) if label in sweep.exhibits else len(sweep.exhibits)
     return "profile" not in one.inputs, chosen != "importance", place

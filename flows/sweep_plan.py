@@ -13,9 +13,9 @@ from artifacts import Store
 from flows import needs
 from flows.gathering import is_evaluated
 from flows.pipeline import pipeline
-from flows.plan_runner import PlanRunner, missing_of, shown_of, tokens_of
+from flows.plan_runner import PlanRunner, benchmarks_of, missing_of, tokens_of
+from flows.planned_votes import PlannedVotes
 from flows.requirements import check, lacking
-from flows.sweep_votes import SweepVotes
 from flows.sweeps import Trial
 from lorapar_core.config import Recipe
 from lorapar_core.errors import LoraparError
@@ -40,7 +40,7 @@ def plan_sweep(trials: Sequence[Trial], *, store: Store) -> dict[str, Any]:
     """
     for trial in trials:
         check(trial.recipe, runs=False)
-    left, votes, refused = Left(), SweepVotes(store), dict[str, LoraparError]()
+    left, votes, refused = Left(), PlannedVotes(store), dict[str, LoraparError]()
     recipes = []
     for trial in trials:
         recipe, runner = expanded(trial.recipe), PlanRunner(store)
@@ -85,7 +85,7 @@ class Left:
         new = [action for expected, action in missing.items() if expected not in self._seen]
         for action, outcome in runner.actions:
             self._count(action, outcome)
-        lengths, shown = needs.longest(recipe, tokens_of(runner)), shown_of(recipe, runner)
+        lengths, shown = needs.longest(recipe, tokens_of(runner)), benchmarks_of(recipe, runner)
         self._estimates.append(needs.memory(recipe, new, lengths, shown))
         self._disks.append(needs.disk(recipe, new))
 

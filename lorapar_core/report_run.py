@@ -119,8 +119,7 @@ def _dollars(vote: Taken) -> str:
 
 
 def again(taken: Taken, command: str) -> Block:
-    """The command, and the commits, machines and libraries that the records name. Its page tells
-    the recipe."""
+    """The command, and the commits, machines and libraries that the records name."""
     said = []
     if command:
         said.append(_code(command))

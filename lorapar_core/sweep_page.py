@@ -25,16 +25,16 @@ LEARNING_RATES = (
 
 
 def blocks(
-    results: Mapping[str, Any], digests: Mapping[str, str], training: Sequence[Block] = ()
+    results: Mapping[str, Any], digests: Mapping[str, str], beside: Sequence[Block] = ()
 ) -> list[Block]:
-    """The page's parts, in order. `digests`: input role -> what names it. `training`: what was
-    trained and on what, which the results don't tell."""
+    """The page's parts, in order. `digests`: input role -> what names it. `beside`: parts that are
+    made of something else than the results."""
     return [
         _summary(results),
         _points(results),
         *([_claims(results)] if results["claims"] else []),
         *_truth(results),
-        *training,
+        *beside,
         place_for_run(),
         _artifacts(digests),
     ]

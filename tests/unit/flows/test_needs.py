@@ -172,7 +172,7 @@ def test_what_a_run_has_read_is_planned_by_its_problems(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from flows.local import LocalRunner
-    from flows.plan_runner import PlanRunner, shown_of
+    from flows.plan_runner import PlanRunner, benchmarks_of
 
     rows = write_rows(tmp_path / "rows.jsonl", [{"prompt": "How many?", "answer": "1"}])
     recipe = with_benchmark(tiny_model, task="file", source=str(rows))
@@ -181,7 +181,7 @@ def test_what_a_run_has_read_is_planned_by_its_problems(
     def put() -> Asked:
         planner = PlanRunner(store)
         pipeline(recipe, planner)
-        (shown,) = shown_of(recipe, planner).values()
+        (shown,) = benchmarks_of(recipe, planner).values()
         return asked(recipe, shown)
 
     before = put()

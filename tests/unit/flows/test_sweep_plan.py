@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,13 @@ from artifacts import Store
 from flows import needs, sweep_plan
 from flows.cli import main
 from flows.plan_runner import PlanRunner
+from flows.planned_votes import PlannedVotes
 from flows.sweep_plan import Left, plan_sweep
-from flows.sweep_votes import SweepVotes
 from flows.sweeps import SWEEPS, Trial, trials
 from lorapar_core.config import Recipe
 from lorapar_core.errors import ConfigError, LoraparError
 from lorapar_core.memory import Estimate
-from tasks.action import UNKNOWN, Action, External, Outcome
+from tasks.action import UNKNOWN, Action, External, Input, Outcome
 
 TEACHERS = [
     {
@@ -84,7 +83,7 @@ def test_the_theta_sweep_scores_once_a_seed_and_asks_each_teacher_once(
     assert not (tmp_path / "store").exists()
 
 
-def action(config: dict[str, Any] | None = None, **inputs: External) -> Action:
+def action(config: dict[str, Any] | None = None, **inputs: Input) -> Action:
     return Action("score", "score", config=config or {}, inputs=inputs)
 
 
@@ -98,9 +97,9 @@ def test_what_stands_for_a_key_tells_inputs_and_configurations_apart() -> None:
     first, second = action({"a": 1}, x=UNKNOWN), action({"a": 2}, x=UNKNOWN)
     assert first.key is None
     assert first.expected == action({"a": 1}, x=UNKNOWN).expected != second.expected
-    after = [action(x=missing(one)["importance"]) for one in (first, second)]  # type: ignore[arg-type]
+    after = [action(x=missing(one)["importance"]) for one in (first, second)]
     assert len({one.expected for one in after}) == 2
-    roles = [action(x=missing(first)[role]) for role in ("a", "b")]  # type: ignore[arg-type]
+    roles = [action(x=missing(first)[role]) for role in ("a", "b")]
     assert len({one.expected for one in roles}) == 2
 
 
@@ -165,19 +164,12 @@ def test_a_cap_is_told(tiny_model: Path, tmp_path: Path) -> None:
     assert plan["budget"]["budget_votes"] == 10
 
 
-@dataclass
-class Known:
-    """A runner's actions."""
-
-    actions: list[tuple[Action, Outcome]]
-
-
 def test_local_votes_are_counted_once_a_ledger(tmp_path: Path, tiny_model: Path) -> None:
     def vote(ids: list[str], ledger: str, units: int) -> tuple[Action, Outcome]:
         one = Action(
             "vote",
             "vote",
-            {"target": "t", "teacher": {"name": "first"}},
+            {"target": "t", "teacher": {"name": "first"}, "ids": ids, "asked": ledger},
             site={"ids": ids},
             ledger=ledger,
             place="device",
@@ -186,14 +178,15 @@ def test_local_votes_are_counted_once_a_ledger(tmp_path: Path, tiny_model: Path)
         return one, missing(one)
 
     one, two = "1" * 64, "2" * 64
-    votes = SweepVotes(Store.open(tmp_path / "store"))
+    store = Store.open(tmp_path / "store")
+    votes = PlannedVotes(store)
     votes._examples = {}
     recipe = Recipe.model_validate(tiny_recipe(tiny_model))
     for actions in (
         [vote(["a", "b"], one, 2), vote([], two, 7)],
         [vote(["b", "c"], one, 2), vote([], two, 5)],
     ):
-        votes.add(recipe, Known(actions))  # type: ignore[arg-type]
+        votes.add(recipe, PlanRunner(store, actions=actions))
     assert votes.told(recipe.runtime)["local_votes"] == 3 + 7
 
 
@@ -201,8 +194,12 @@ def test_local_votes_are_counted_once_a_ledger(tmp_path: Path, tiny_model: Path)
 
 
 def test_disk_is_what_all_write_and_the_largest_keep_and_memory_the_largest(
+    tiny_model: Path,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    recipe = Recipe.model_validate(tiny_recipe(tiny_model))
+    store = Store.open(tmp_path / "store")
     sizes = {"a": 100, "b": 300, "c": 200}
     kept = {"a": 1, "b": 7, "c": 5}
     seen: list[list[str]] = []
@@ -220,12 +217,12 @@ def test_disk_is_what_all_write_and_the_largest_keep_and_memory_the_largest(
     monkeypatch.setattr(sweep_plan.needs, "memory", memory)
     monkeypatch.setattr(sweep_plan.needs, "longest", lambda *_: None)
     monkeypatch.setattr(sweep_plan, "tokens_of", lambda *_: None)
-    monkeypatch.setattr(sweep_plan, "shown_of", lambda *_: {})
+    monkeypatch.setattr(sweep_plan, "benchmarks_of", lambda *_: {})
     left = Left()
     for names in (("a",), ("a", "b"), ("c", "c")):
         actions = [action({"name": name}) for name in names]
-        runner = Known([(one, missing(one)) for one in actions])
-        left.add(None, runner, finished=False)  # type: ignore[arg-type]
+        runner = PlanRunner(store, actions=[(one, missing(one)) for one in actions])
+        left.add(recipe, runner, finished=False)
     assert seen == [["a"], ["b"], ["c"]], "each once"
     found = left.memory()
     assert found

@@ -1,4 +1,4 @@
-"""The votes that a sweep's trials have still to ask for, each once: a ledger keeps what any of them
+"""The votes that a plan's recipes have still to ask for, each once: a ledger keeps what any of them
 has asked its teacher."""
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from lorapar_core.teachers.ballot import Question
 
 
 @dataclass
-class SweepVotes:
-    """What trials want of their teachers, united by ledger. All trials have the same examples."""
+class PlannedVotes:
+    """What recipes want of their teachers, united by ledger. All have the same examples: one, or a
+    sweep's trials."""
 
     store: Store
     exact: bool = True
@@ -24,10 +25,14 @@ class SweepVotes:
     _wanted: dict[str, purchases.Wanted] = field(default_factory=dict)
     _ledgers: set[str] = field(default_factory=set)
     _local: dict[str, Sequence[str] | int] = field(default_factory=dict)
+    _seen: set[object] = field(default_factory=set)
 
     def add(self, recipe: Recipe, runner: PlanRunner) -> None:
-        if all(action.stage != "vote" for action, _ in runner.actions):
+        votes = frozenset(a.expected for a, _ in runner.actions if a.stage == "vote")
+        panel = (votes, recipe.voting.curtailed, tuple(teacher.name for teacher in recipe.asked))
+        if not votes or panel in self._seen:
             return
+        self._seen.add(panel)
         if self._examples is None:
             self._examples = examples_of(recipe, runner)
             self.exact = bool(self._examples) and prepared(runner).action == "cached"
@@ -47,11 +52,16 @@ class SweepVotes:
         return list(self._examples) if self._examples else None
 
     def told(self, runtime: RuntimeConfig) -> dict[str, Any]:
-        """As a plan's fields; a teacher that plays no part in some trials is told apart."""
+        """As a plan's fields; a teacher that plays a part for some alone is told apart."""
         question = (self._examples or {}).__getitem__
+        wanted = self._wanted.values()
+        both = len({one.role_play for one in wanted}) > 1
         bought = [
-            replace(purchases.priced(one, question=question), teacher=_name(one))
-            for one in self._wanted.values()
+            replace(
+                purchases.priced(one, question=question),
+                teacher=one.teacher.name + (", no role play" if both and not one.role_play else ""),
+            )
+            for one in wanted
         ]
         return {
             "votes_exact": self.exact,
@@ -61,7 +71,3 @@ class SweepVotes:
             ),
             "local_votes": sum(map(purchases.count_of, self._local.values())),
         }
-
-
-def _name(one: purchases.Wanted) -> str:
-    return one.teacher.name + ("" if one.role_play else ", no role play")
