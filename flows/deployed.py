@@ -7,7 +7,7 @@ returned as a state named *Cached*, and a future of that state gives the outcome
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
@@ -60,8 +60,8 @@ from tasks.stage import look_up, perform
 from tasks.train import TRAINING
 
 RETRY_DELAY_S = 5
-SWEEP_TAG = "sweep:"
-"""Before the sweep's id, among the tags of a trial's run."""
+TRIAL_TAG = "trial:"
+"""Before a trial's name, among the tags of its run, which has its deployment's too."""
 MOST_ROWS = 200
 """Of a table in the UI: the server keeps every version."""
 _THREADS: Any = ThreadPoolTaskRunner(max_workers=32)
@@ -216,18 +216,18 @@ def _artifact_key(name: str, kind: str) -> str:
 
 def sweep_tag(sweep: UUID) -> str:
     """By which the trials of a sweep's run are found."""
-    return f"{SWEEP_TAG}{sweep}"
+    return f"sweep:{sweep}"
 
 
 def trial_tags(sweep: UUID, trial: str) -> list[str]:
     """Of the run of a sweep's trial."""
-    return [sweep_tag(sweep), trial]
+    return [sweep_tag(sweep), f"{TRIAL_TAG}{trial}"]
 
 
-def trial_of(tags: Sequence[str]) -> str:
+def trial_of(tags: Iterable[str]) -> str:
     """The name of the trial that a run with these tags is, or nothing."""
-    others = [tag for tag in tags if not tag.startswith(SWEEP_TAG)]
-    return others[0] if len(others) < len(tags) and others else ""
+    named = (tag.removeprefix(TRIAL_TAG) for tag in tags if tag.startswith(TRIAL_TAG))
+    return next(named, "")
 
 
 def _run_name() -> str:

@@ -51,7 +51,7 @@ class Server:
         pass
 
     def run_deployment(self, _name: str, *, tags: list[str], **_how: Any) -> FlowRun:
-        run = FlowRun(id=uuid4(), flow_id=uuid4(), name=tags[-1], state=Pending())
+        run = FlowRun(id=uuid4(), flow_id=uuid4(), name=trial_of(tags), state=Pending())
         self._runs[run.id] = run
         self._begin(run)
         return run.model_copy()
@@ -153,6 +153,6 @@ def test_none_at_once_is_refused_by_the_deployment() -> None:
 
 
 def test_a_trials_run_is_called_by_its_trial() -> None:
-    tags = trial_tags(uuid4(), "theta 0.9, random, seed 2")
+    tags = ["lorapar", *trial_tags(uuid4(), "theta 0.9, random, seed 2"), "nightly"]
     assert trial_of(tags) == trial_of(tags[::-1]) == "theta 0.9, random, seed 2"
-    assert trial_of(["nightly"]) == trial_of([]) == ""
+    assert trial_of(["lorapar", "nightly"]) == trial_of([]) == ""
